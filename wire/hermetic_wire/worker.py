@@ -1,0 +1,165 @@
+"""Daemon and worker: the whole life of a worker in one file.
+
+    worker  Hello          I am epoch E, born with token T
+    daemon  Assign         your model, your device
+    worker  Loading...     how far the load has come
+    worker  Ready          or LoadFailed, after which it is killed
+    daemon  Run            one job at a time
+    worker  Step...        each is the heartbeat too
+    worker  Done           or Failed, or Cancelled: exactly one per Run
+    daemon  Quit           end in order; the kill ladder follows whoever does not
+
+Every message of a worker carries its epoch: what an older epoch says is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from . import PROTOCOL
+from .codec import Codec
+from .errors import ErrorBody
+from .generation import Output, Parameter, Task
+
+__all__ = [
+    "Assign",
+    "Cancel",
+    "Cancelled",
+    "Done",
+    "Failed",
+    "FromWorker",
+    "Hello",
+    "LoadFailed",
+    "Loading",
+    "ModelSpec",
+    "Quit",
+    "Ready",
+    "Run",
+    "Step",
+    "ToWorker",
+    "from_worker",
+    "to_worker",
+]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    v: int = PROTOCOL
+
+
+class _FromWorker(_Message, frozen=True, kw_only=True):
+    epoch: int
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a worker is told of its model."""
+
+    name: str
+    architecture: str
+    path: str | None = None
+    pipeline: str | None = None
+    """The diffusers class that the folder must turn out to be."""
+    dtype: str | None = None
+    """`float32`, `float16` or `bfloat16`; None is the device's own default."""
+    options: dict[str, Parameter] = {}
+    """From the configuration, for the pipeline of that architecture."""
+
+
+# Worker -> daemon.
+
+
+class Hello(_FromWorker, frozen=True, kw_only=True, tag="hello"):
+    """The first message; proves by the token that it is the process the daemon started."""
+
+    token: str
+    pid: int
+    version: str
+
+
+class Loading(_FromWorker, frozen=True, kw_only=True, tag="loading"):
+    """Progress of the load; resets the load deadline."""
+
+    stage: str
+    fraction: float
+    """Of the whole load, 0 to 1."""
+
+
+class Ready(_FromWorker, frozen=True, kw_only=True, tag="ready"):
+    """The model answers: it has passed its checks and one smoke step."""
+
+    device: str
+    memory: dict[str, int]
+    """Bytes: `resident`, `peak`, on a GPU also `device` and `device_peak`."""
+    timings: dict[str, float]
+    """Seconds by stage of the load."""
+    versions: dict[str, str] = {}
+
+
+class LoadFailed(_FromWorker, frozen=True, kw_only=True, tag="load_failed"):
+    """The model cannot be made ready in this process."""
+
+    error: ErrorBody
+
+
+class Step(_FromWorker, frozen=True, kw_only=True, tag="step"):
+    """One denoising step of the job is done."""
+
+    job_id: str
+    step: int
+    steps: int
+    timestep: float | None = None
+
+
+class Done(_FromWorker, frozen=True, kw_only=True, tag="done"):
+    """The job's end: pixels in the raw frames."""
+
+    job_id: str
+    output: Output
+
+
+class Failed(_FromWorker, frozen=True, kw_only=True, tag="failed"):
+    """The job's end: the pipeline raised. The worker is not used again."""
+
+    job_id: str
+    error: ErrorBody
+
+
+class Cancelled(_FromWorker, frozen=True, kw_only=True, tag="cancelled"):
+    """The job's end: it stopped at a step because it was told to."""
+
+    job_id: str
+
+
+# Daemon -> worker.
+
+
+class Assign(_Message, frozen=True, kw_only=True, tag="assign"):
+    """The only model this process will ever hold."""
+
+    model: ModelSpec
+    device: str
+
+
+class Run(_Message, frozen=True, kw_only=True, tag="run"):
+    """One job, complete: the daemon has filled in everything the app left open."""
+
+    job_id: str
+    task: Task
+
+
+class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
+    """Stop the job at its next step."""
+
+    job_id: str
+
+
+class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
+    """End in order: no job is running."""
+
+
+FromWorker: TypeAlias = Hello | Loading | Ready | LoadFailed | Step | Done | Failed | Cancelled
+ToWorker: TypeAlias = Assign | Run | Cancel | Quit
+
+from_worker: Codec[FromWorker] = Codec(FromWorker, "message of a worker")
+to_worker: Codec[ToWorker] = Codec(ToWorker, "message to a worker")
