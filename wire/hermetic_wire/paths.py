@@ -32,15 +32,15 @@ def runtime_directory() -> Path:
     return Path(base) / "hermetic" if base else Path(f"/tmp/hermetic-{os.getuid()}")
 
 
-def endpoint_path() -> Path:
-    """The daemon's socket: HERMETIC_ENDPOINT, a running service's, or the user's own.
+def endpoint_path(given: str | os.PathLike[str] | None = None) -> Path:
+    """The daemon's socket: the one given, HERMETIC_ENDPOINT, a running service's, or the user's.
 
-    HERMETIC_ENDPOINT may be a path or `ipc://` and a path. Raises InvalidConfiguration for other
+    An endpoint may be a path or `ipc://` and a path. Raises InvalidConfiguration for other
     schemes and for paths that no Unix socket can have.
     """
-    given = os.environ.get("HERMETIC_ENDPOINT")
-    if given:
-        return _checked(given)
+    endpoint = os.fspath(given) if given is not None else os.environ.get("HERMETIC_ENDPOINT")
+    if endpoint:
+        return _checked(endpoint)
     service = _SERVICE_RUNTIME / "hermetic.sock"
     return service if service.exists() else runtime_directory() / "hermetic.sock"
 
@@ -68,7 +68,7 @@ def _checked(endpoint: str) -> Path:
     scheme, separator, rest = endpoint.partition("://")
     if separator and scheme != "ipc":
         raise InvalidConfiguration(
-            f"HERMETIC_ENDPOINT is {endpoint!r}; only ipc:// and plain paths are supported."
+            f"The endpoint is {endpoint!r}; only ipc:// and plain paths are supported."
         )
     path = Path(rest if separator else endpoint).absolute()
     length = len(os.fsencode(path))
