@@ -1,0 +1,1 @@
+"""One model in one process: the only part of Hermetic that imports torch."""

@@ -1,0 +1,95 @@
+"""The one seam at which what a pipeline raised becomes an error of the wire.
+
+Knows torch's memory errors by name and text, so that it never has to import torch.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+from hermetic_wire.errors import (
+    GenerationFailed,
+    HermeticError,
+    LoadFailed,
+    OutOfMemory,
+)
+
+__all__ = ["of_job", "of_load"]
+
+REPORT_LINES = 40
+"""Of the traceback, its end: where it was raised is told last."""
+
+_CPU_ASKED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
+_CUDA_ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
+_CUDA_TOTAL = re.compile(r"total capacity of ([\d.]+ \w+)")
+_CUDA_FREE = re.compile(r"of which ([\d.]+ \w+) is free")
+
+
+def of_load(error: BaseException, model: str) -> HermeticError:
+    """What to tell of a load that raised: the error itself where it is ours already."""
+    return _translated(
+        error, LoadFailed, f"The model {model!r} could not be loaded", "See the worker's log."
+    )
+
+
+def of_job(error: BaseException, model: str) -> HermeticError:
+    """What to tell of a job that raised: the error itself where it is ours already."""
+    return _translated(
+        error,
+        GenerationFailed,
+        f"The pipeline of {model!r} raised in the middle of the job",
+        "Its worker is replaced.",
+    )
+
+
+def _translated(
+    error: BaseException, kind: type[HermeticError], what: str, then: str
+) -> HermeticError:
+    report = _report(error)
+    if isinstance(error, HermeticError):
+        return type(error)(error.message, retry_after=error.retry_after, report=report)
+    shortage = _shortage(error)
+    if shortage is not None:
+        return OutOfMemory(f"{what}: {shortage}", report=report)
+    found = "".join(traceback.format_exception_only(error)).strip()
+    return kind(f"{what}: {found}. {then}", report=report)
+
+
+def _report(error: BaseException) -> str:
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(lines[-REPORT_LINES:])
+
+
+def _shortage(error: BaseException) -> str | None:
+    """What was asked, free and there, in words; None where memory was not the matter."""
+    text = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return _device_shortage(text)
+    asked = _CPU_ASKED.search(text)
+    if asked is None and not isinstance(error, MemoryError):
+        return None
+    return _host_shortage(int(asked.group(1)) if asked else None)
+
+
+def _device_shortage(text: str) -> str:
+    def named(pattern: re.Pattern[str]) -> str:
+        found = pattern.search(text)
+        return found.group(1) if found else "an unknown amount"
+
+    return (
+        f"the device's memory was not enough: {named(_CUDA_ASKED)} asked, "
+        f"{named(_CUDA_FREE)} free of {named(_CUDA_TOTAL)} in total. "
+        "Ask for a smaller size or fewer images at once."
+    )
+
+
+def _host_shortage(asked: int | None) -> str:
+    from .device import host_capacity
+
+    free, total = host_capacity()
+    wanted = f"{asked:,} bytes" if asked is not None else "an unknown amount"
+    return (
+        f"the machine's memory was not enough: {wanted} asked, {free:,} bytes free of "
+        f"{total:,} in total. Ask for a smaller size or fewer images at once."
+    )
