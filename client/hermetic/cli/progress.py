@@ -1,0 +1,134 @@
+"""A job's news on stderr: one moving bar on a terminal, a few plain lines off it.
+
+Reads updates and writes to stderr; never touches the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from hermetic_wire.messages import JobLoading, JobQueued, JobRunning, JobStep, JobUpdate
+
+from .output import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["Phase", "PlainLines", "Show", "phase_of", "progress"]
+
+_MILESTONES = 4
+"""How many lines the steps of one job become off a terminal."""
+
+
+class Show(Protocol):
+    """Takes a job's updates as they come."""
+
+    def __call__(self, update: JobUpdate, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What an update means to whoever waits."""
+
+    words: str
+    done: float = 0.0
+    of: float | None = None
+    """None where nobody knows how much there is to do."""
+    milestone: object = None
+    """Off a terminal a phase is said again when this has changed."""
+
+
+def phase_of(update: JobUpdate) -> Phase | None:
+    """The phase that an update tells of; None for a job's end, which is told by its result."""
+    match update:
+        case JobQueued(position=position):
+            words = f"waiting, {position} before it" if position else "next in turn"
+            return Phase(words, milestone=position)
+        case JobLoading(stage=stage, fraction=fraction):
+            return Phase(f"loading: {stage}" if stage else "loading", fraction, 1.0, stage)
+        case JobRunning(epoch=epoch, pid=pid):
+            return Phase(f"running in process {pid}, epoch {epoch}", milestone=epoch)
+        case JobStep(step=step, steps=steps):
+            milestone = step * _MILESTONES // max(steps, 1)
+            return Phase(f"step {step} of {steps}", step, steps, milestone)
+        case _:
+            return None
+
+
+class PlainLines:
+    """A line per change: for logs, pipes and screen readers."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._last: tuple[type[JobUpdate], object] | None = None
+
+    def __call__(self, update: JobUpdate) -> None:
+        """Say the update, unless it says what the last line said."""
+        phase = phase_of(update)
+        if phase is None:
+            return
+        last, self._last = self._last, (type(update), phase.milestone)
+        first_steps = isinstance(update, JobStep) and phase.milestone == 0
+        if last != self._last and not first_steps:
+            click.echo(f"{self._label}: {phase.words}", err=True)
+
+
+class _Bar:
+    """One bar that stands for one phase after another."""
+
+    def __init__(self, label: str, bar: Progress, clock: Callable[[], float]) -> None:
+        self._label = label
+        self._bar = bar
+        self._clock = clock
+        self._task = bar.add_task(label, total=None, note="")
+        self._first_step: tuple[int, float] | None = None
+
+    def __call__(self, update: JobUpdate) -> None:
+        phase = phase_of(update)
+        if phase is None:
+            return
+        rate = self._rate(update) if isinstance(update, JobStep) else ""
+        self._bar.update(
+            self._task,
+            description=f"{self._label}: {phase.words}",
+            completed=phase.done,
+            total=phase.of,
+            note=rate,
+        )
+
+    def _rate(self, update: JobStep) -> str:
+        now = self._clock()
+        if self._first_step is None or update.step <= self._first_step[0]:
+            self._first_step = update.step, now
+            return ""
+        step, at = self._first_step
+        return f"{(update.step - step) / max(now - at, 1e-6):.1f} it/s"
+
+
+@contextmanager
+def progress(
+    label: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Show]:
+    """Show one job's progress while the context lasts; the bar leaves no trace behind."""
+    out = console(stderr=True)
+    if quiet:
+        yield lambda update: None
+    elif not out.is_terminal:
+        yield PlainLines(label)
+    else:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=out, transient=True) as bar:
+            yield _Bar(label, bar, clock)

@@ -1,0 +1,38 @@
+"""Waiting for a job at a terminal: progress while it lasts, Ctrl-C as a cancel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hermetic_wire.errors import JobCancelled
+
+from .progress import Show, progress
+
+if TYPE_CHECKING:
+    from hermetic import Job, Result
+
+__all__ = ["finish"]
+
+
+def finish(job: Job, label: str, *, quiet: bool = False) -> Result:
+    """The job's result, its progress shown under `label` until then.
+
+    Ctrl-C cancels the job and waits for its end, then raises JobCancelled; a second Ctrl-C leaves
+    at once, the cancel being the daemon's affair by then. Raises what the job's end raises.
+    """
+    try:
+        with progress(label, quiet=quiet) as show:
+            _watch(job, show)
+    except KeyboardInterrupt:
+        click.echo("hermetic: cancelling; Ctrl-C again leaves at once", err=True)
+        job.cancel()
+        _watch(job, lambda update: None)
+        raise JobCancelled(f"Job {job.id} was cancelled.") from None
+    return job.result()
+
+
+def _watch(job: Job, show: Show) -> None:
+    for update in job:
+        show(update)
