@@ -1,0 +1,86 @@
+"""`hermeticd`: reads the configuration, starts the service, turns signals into events."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from hermetic_wire import paths
+from hermetic_wire.errors import HermeticError
+
+from . import config, dispatcher
+from .service import Service
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to end; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    try:
+        if sys.platform != "linux":
+            raise HermeticError(f"Hermetic runs on Linux only; this is {sys.platform}.")
+        file = options.config or paths.config_file()
+        settings = _with_options(config.load(file), options)
+        os.umask(0o077)
+        asyncio.run(_serve(settings, str(file) if file.exists() else None))
+    except HermeticError as error:
+        sys.stderr.write(f"hermeticd: error: {error.message}\n")
+        return error.exit_code
+    return 0
+
+
+async def _serve(settings: config.Config, config_file: str | None) -> None:
+    service = Service(settings, config_file)
+    asked = 0
+
+    def end() -> None:
+        """Once is a request, twice is impatience."""
+        nonlocal asked
+        asked += 1
+        service.handle(dispatcher.EndAsked("stop" if asked == 1 else "kill"))
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    await service.run()
+
+
+def _with_options(settings: config.Config, options: argparse.Namespace) -> config.Config:
+    """The command line has the last word."""
+    if options.endpoint:
+        settings = msgspec.structs.replace(settings, endpoint=paths.endpoint_path(options.endpoint))
+    if options.device:
+        settings = msgspec.structs.replace(settings, device=options.device)
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hermeticd",
+        description="Serves diffusion models to local apps, each model in a process of its own.",
+        epilog="Example: hermeticd --device cuda:0 --log-level debug",
+    )
+    parser.add_argument("--endpoint", help="the socket to serve (default: see `hermetic doctor`)")
+    parser.add_argument("--config", type=Path, help="the configuration file (TOML)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error")
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

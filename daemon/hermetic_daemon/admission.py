@@ -1,0 +1,122 @@
+"""Admits a task: checks it against its model and fills in what the app left open."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+
+import msgspec
+
+from hermetic_wire.codec import MAX_RAW_BYTES
+from hermetic_wire.errors import InvalidParameter
+from hermetic_wire.generation import Parameter, Task, TextToImage
+
+from .catalog import Model
+
+__all__ = ["check_job_id", "complete"]
+
+MAX_IMAGES = 64
+MAX_SIDE = 8192
+MAX_STEPS = 1000
+MAX_GUIDANCE = 100.0
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_job_id(job_id: str) -> None:
+    """Raises InvalidParameter unless the id is one that can name a file."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise InvalidParameter(
+            f"The job id {job_id[:80]!r} is not 1 to 64 characters of A-Z a-z 0-9 _ -."
+        )
+
+
+def complete(task: Task, model: Model) -> Task:
+    """The task with nothing left open. Raises InvalidParameter, which names the parameter."""
+    if not isinstance(task, TextToImage):
+        return task
+    _check_prompts(task)
+    filled = msgspec.structs.replace(
+        task,
+        width=_filled("width", task.width, model),
+        height=_filled("height", task.height, model),
+        steps=_filled("steps", task.steps, model),
+        guidance=_filled("guidance", task.guidance, model),
+        seeds=task.seeds or tuple(secrets.randbelow(2**32) for _ in range(task.count)),
+    )
+    _check_size(filled, model)
+    _check_range("steps", filled.steps, 1, MAX_STEPS)
+    _check_range("guidance", filled.guidance, 0.0, MAX_GUIDANCE)
+    _check_seeds(filled)
+    _check_extra(filled.extra, model)
+    return filled
+
+
+def _filled(name: str, value: float | None, model: Model) -> float | Parameter:
+    return model.defaults[name] if value is None else value
+
+
+def _check_prompts(task: TextToImage) -> None:
+    if not task.prompts:
+        raise InvalidParameter("prompts is empty; give at least one.")
+    _check_range("images_per_prompt", task.images_per_prompt, 1, MAX_IMAGES)
+    if task.count > MAX_IMAGES:
+        raise InvalidParameter(
+            f"{len(task.prompts)} prompts x {task.images_per_prompt} images are {task.count} "
+            f"images; one job yields at most {MAX_IMAGES}. Submit several jobs."
+        )
+    if len(task.negative_prompts) not in (0, 1, len(task.prompts)):
+        raise InvalidParameter(
+            f"negative_prompts has {len(task.negative_prompts)} entries; give none, one, or one "
+            f"for each of the {len(task.prompts)} prompts."
+        )
+
+
+def _check_size(task: TextToImage, model: Model) -> None:
+    multiple = model.architecture.size_multiple
+    for name, value in (("width", task.width), ("height", task.height)):
+        _check_range(name, value, multiple, MAX_SIDE)
+        if value is not None and value % multiple:
+            raise InvalidParameter(
+                f"{name} is {value}; model {model.spec.name!r} ({model.architecture.name}) needs a "
+                f"multiple of {multiple}, such as {value // multiple * multiple or multiple}."
+            )
+    total = task.count * (task.width or 0) * (task.height or 0) * 3
+    if total > MAX_RAW_BYTES:
+        raise InvalidParameter(
+            f"{task.count} images of {task.width} x {task.height} are {total:,} bytes; one job "
+            f"yields at most {MAX_RAW_BYTES:,}. Ask for fewer or smaller ones."
+        )
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None or not math.isfinite(value) or not low <= value <= high:
+        raise InvalidParameter(f"{name} is {value}; it must be between {low} and {high}.")
+
+
+def _check_seeds(task: TextToImage) -> None:
+    if len(task.seeds) not in (1, task.count):
+        raise InvalidParameter(
+            f"seeds has {len(task.seeds)} entries for {task.count} images; give none, one for the "
+            "whole batch, or one per image."
+        )
+    for seed in task.seeds:
+        if not 0 <= seed < 2**64:
+            raise InvalidParameter(f"The seed {seed} is not between 0 and 2**64 - 1.")
+
+
+def _check_extra(extra: dict[str, Parameter], model: Model) -> None:
+    allowed = model.architecture.extra
+    for name, value in extra.items():
+        kind = allowed.get(name)
+        if kind is None:
+            known = ", ".join(sorted(allowed)) or "none"
+            raise InvalidParameter(
+                f"{model.architecture.name} has no parameter {name!r}; those it has besides the "
+                f"common ones: {known}."
+            )
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool) is not (kind is bool):
+            raise InvalidParameter(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidParameter(f"{name} is {value}; it must be finite.")

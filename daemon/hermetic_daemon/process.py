@@ -1,0 +1,213 @@
+"""One worker's process: started in its own session, watched by pidfd, ended rung by rung.
+
+Owns processes and signals; knows nothing of models, jobs or messages. Its own child is all it ever
+signals: the group is killed while the leader is still unreaped, so no other process can have
+taken over the number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import psutil
+
+__all__ = ["ExitStatus", "Grace", "Rung", "WorkerProcess"]
+
+Rung: TypeAlias = Literal["itself", "message", "terminate", "kill"]
+"""What ended a process: nobody, the polite message, SIGTERM, SIGKILL."""
+
+logger = logging.getLogger(__name__)
+
+STDERR_LINES = 30
+STDERR_LINE_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Grace:
+    """How long each polite rung of the kill ladder may take, in seconds."""
+
+    message: float
+    terminate: float
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a process ended."""
+
+    code: int
+    """As `subprocess` says it: the exit status, or minus the signal's number."""
+    rung: Rung
+    stderr: tuple[str, ...]
+    """The last lines it wrote."""
+    peak_bytes: int
+    """The most memory it ever had resident."""
+
+    @property
+    def words(self) -> str:
+        """The exit in words a user understands."""
+        if self.code >= 0:
+            return f"it exited with status {self.code}"
+        number = -self.code
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        if self.rung in ("terminate", "kill"):
+            return f"Hermetic ended it with {name}"
+        if number == signal.SIGKILL:
+            return (
+                f"{name} ended it, sent from outside: the kernel's OOM killer, or somebody's kill"
+            )
+        return f"{name} ended it"
+
+
+class WorkerProcess:
+    """A started process. Make one with `start`; `on_exit` is called once, after the reap."""
+
+    def __init__(self, pid: int, birth: int, stderr: int, on_exit: Callable[[ExitStatus], None]):
+        self.pid = pid
+        self._birth = birth
+        self._stderr_fd = stderr
+        self._on_exit = on_exit
+        self._pidfd = os.pidfd_open(pid)
+        self._rung: Rung = "itself"
+        self._timer: asyncio.TimerHandle | None = None
+        self._partial = b""
+        self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pidfd, self._died)
+        os.set_blocking(stderr, False)
+        self._loop.add_reader(stderr, self._read_stderr)
+
+    @classmethod
+    def start(
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        birth_line: bytes,
+        on_exit: Callable[[ExitStatus], None],
+    ) -> WorkerProcess:
+        """Start `argv` as the leader of a session of its own. Raises OSError where it cannot.
+
+        Its stdin is a pipe that holds `birth_line` and then stays open as long as this process
+        lives: its end means "the parent is gone". Both of its output streams come back as the
+        crash report's last lines. To be called from the main thread: a parent-death signal
+        fires when the thread that started the child ends.
+        """
+        child_stdin, birth = os.pipe()
+        stderr, child_stderr = os.pipe()
+        try:
+            pid = os.posix_spawn(
+                argv[0],
+                list(argv),
+                dict(environment),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, child_stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, child_stderr, 1),
+                    (os.POSIX_SPAWN_DUP2, child_stderr, 2),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGPIPE],
+            )
+        except OSError:
+            os.close(birth)
+            os.close(stderr)
+            raise
+        finally:
+            os.close(child_stdin)
+            os.close(child_stderr)
+        os.write(birth, birth_line)
+        return cls(pid, birth, stderr, on_exit)
+
+    def end(self, grace: Grace | None, ask: Callable[[], None] | None = None) -> None:
+        """Climb the kill ladder: `ask` (a polite message), SIGTERM, SIGKILL to the whole group.
+
+        Without a grace, SIGKILL at once. May be called again to be less patient.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        if grace is None:
+            self._kill()
+        elif ask is not None:
+            self._rung = "message"
+            ask()
+            self._timer = self._loop.call_later(grace.message, self._terminate, grace)
+        else:
+            self._terminate(grace)
+
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes, now and at most; zeros once the process is gone."""
+        try:
+            resident: int = psutil.Process(self.pid).memory_info().rss
+            return resident, _high_water_mark(self.pid)
+        except (psutil.Error, OSError):
+            return 0, 0
+
+    def _terminate(self, grace: Grace) -> None:
+        self._rung = "terminate"
+        self._signal(signal.SIGTERM)
+        self._timer = self._loop.call_later(grace.terminate, self._kill)
+
+    def _kill(self) -> None:
+        self._rung = "kill"
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def _died(self) -> None:
+        """The leader is a zombie: end what is left of its group, then reap it."""
+        self._loop.remove_reader(self._pidfd)
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        _, status, usage = os.wait4(self.pid, 0)
+        self._read_stderr()
+        self._close()
+        peak_bytes = usage.ru_maxrss * 1024
+        code = os.waitstatus_to_exitcode(status)
+        self._on_exit(ExitStatus(code, self._rung, tuple(self._stderr), peak_bytes))
+
+    def _close(self) -> None:
+        os.close(self._pidfd)
+        os.close(self._birth)
+        if self._stderr_fd >= 0:
+            self._loop.remove_reader(self._stderr_fd)
+            os.close(self._stderr_fd)
+            self._stderr_fd = -1
+
+    def _read_stderr(self) -> None:
+        """Take what is there, never wait: a grandchild may hold the pipe open for ever."""
+        if self._stderr_fd < 0:
+            return
+        try:
+            data = os.read(self._stderr_fd, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._stderr_fd)
+            os.close(self._stderr_fd)
+            self._stderr_fd = -1
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > STDERR_LINE_BYTES or not data:
+            lines, self._partial = [*lines, self._partial], b""
+        for line in filter(None, lines):
+            text = line[:STDERR_LINE_BYTES].decode(errors="replace")
+            self._stderr.append(text)
+            logger.debug("worker %d: %s", self.pid, text)
+
+
+def _high_water_mark(pid: int) -> int:
+    """VmHWM in bytes: proc(5)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

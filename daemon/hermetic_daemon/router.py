@@ -1,0 +1,107 @@
+"""A ROUTER socket in the asyncio loop: frames in by callback, frames out without waiting.
+
+No receive is ever a future that could be cancelled in the middle and lose a message. A peer that
+does not read is the only one that waits; one that is gone is told to the owner by `on_lost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import zmq
+
+from hermetic_wire.codec import MAX_RAW_BYTES, Frame
+
+__all__ = ["Router"]
+
+DRAIN_BATCH = 64
+"""Messages taken before the loop gets a turn."""
+RETRY_SECONDS = 0.02
+MAX_WAITING = 10_000
+"""Messages kept for a peer that does not read; past that it counts as lost."""
+
+
+class Router:
+    """Binds `path` and speaks to many peers; `on_message(identity, frames)` gets what they say."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        path: Path,
+        on_message: Callable[[bytes, list[zmq.Frame]], None],
+        on_lost: Callable[[bytes], None],
+    ) -> None:
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._waiting: dict[bytes, collections.deque[list[Frame | zmq.Frame]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        # A hard stop for what no codec would take; below it the sender gets an error in words.
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_RAW_BYTES + (1 << 20))
+        self._socket.bind(f"ipc://{path}")
+        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self._drain)
+
+    def close(self) -> None:
+        """Close the socket; what was sent has LINGER to leave."""
+        self._loop.remove_reader(self._fd)
+        self._socket.close()
+
+    def send(self, peer: bytes, frames: Sequence[Frame | zmq.Frame]) -> None:
+        """Send now, or as soon as the peer reads again. A peer that is gone is reported lost."""
+        message = list(frames)
+        if peer in self._waiting:
+            self._waiting[peer].append(message)
+            if len(self._waiting[peer]) > MAX_WAITING:
+                self._lose(peer)
+            return
+        try:
+            self._try(peer, message)
+        except zmq.Again:
+            self._waiting[peer] = collections.deque([message])
+            self._loop.call_later(RETRY_SECONDS, self._retry, peer)
+        except zmq.ZMQError:
+            self._lose(peer)
+
+    def is_slow(self, peer: bytes) -> bool:
+        """Whether messages already wait for the peer, so that mere progress may be left out."""
+        return peer in self._waiting
+
+    def _try(self, peer: bytes, message: list[Frame | zmq.Frame]) -> None:
+        self._socket.send_multipart([peer, *message], zmq.NOBLOCK, copy=False)
+        # The socket's descriptor is edge-triggered, and a send may have consumed the edge.
+        self._loop.call_soon(self._drain)
+
+    def _retry(self, peer: bytes) -> None:
+        waiting = self._waiting.get(peer)
+        try:
+            while waiting:
+                self._try(peer, waiting[0])
+                waiting.popleft()
+        except zmq.Again:
+            self._loop.call_later(RETRY_SECONDS, self._retry, peer)
+        except zmq.ZMQError:
+            self._lose(peer)
+        else:
+            self._waiting.pop(peer, None)
+
+    def _lose(self, peer: bytes) -> None:
+        self._waiting.pop(peer, None)
+        self._on_lost(peer)
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_BATCH):
+            if self._socket.closed:
+                return
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            # A callback of its own each: one that raises cannot stop the next.
+            self._loop.call_soon(self._on_message, identity.bytes, frames)
+        self._loop.call_soon(self._drain)

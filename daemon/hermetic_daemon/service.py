@@ -1,0 +1,345 @@
+"""The loop: every request and every event passes through here, one after the other.
+
+The only writer of jobs and dispatcher. It decides nothing itself: admission says whether a request
+can be right, the dispatcher says what to do, door and supervisor do it. Slow work never runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from importlib import metadata
+from typing import assert_never
+
+import psutil
+import zmq
+
+from hermetic_wire import errors, messages
+from hermetic_wire import worker as wire
+from hermetic_wire.generation import JobState, Load, Output, Task
+
+from . import dispatcher
+from .admission import check_job_id, complete
+from .catalog import Catalog
+from .config import Config
+from .dispatcher import Dispatcher
+from .door import Door, Peer
+from .followers import Followers
+from .jobs import App, Job, Jobs
+from .supervisor import Completed, Progress, Report, Supervisor
+
+__all__ = ["Service"]
+
+logger = logging.getLogger(__name__)
+
+POSITIONS_SECONDS = 0.2
+"""How often waiting apps are told how far they have moved."""
+
+
+class Service:
+    """The daemon. `run` returns once an EndAsked has been carried out."""
+
+    def __init__(self, config: Config, config_file: str | None) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._started = time.monotonic()
+        self._catalog = Catalog(config.models)
+        self._dispatcher = Dispatcher()
+        self._jobs = Jobs(config.daemon.keep_jobs, config.daemon.keep_bytes)
+        self._apps: dict[bytes, App] = {}
+        self._tickets: dict[int, tuple[bytes, int, str]] = {}
+        """Who waits for an unload: connection, seq and model."""
+        self._ticket_numbers = itertools.count(1)
+        self._telling_positions: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._over = self._loop.create_future()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._door = Door(self._context, config.endpoint, self._answer, self._forget_peer)
+        self._followers = Followers(self._door)
+        self._supervisor = Supervisor(
+            self._context,
+            config.endpoint.with_suffix(".workers"),
+            config.worker,
+            emit=self.handle,
+            report=self._hear,
+        )
+
+    async def run(self) -> None:
+        """Serve until the end; then close what was opened."""
+        logger.info("serving %s on %s", self._config.endpoint, self._config.device_name)
+        try:
+            await self._over
+        finally:
+            self._supervisor.close()
+            self._door.close()
+            self._context.term()
+
+    # Events in, effects performed.
+
+    def handle(self, event: dispatcher.Event) -> None:
+        """Ask the dispatcher what to do about an event, and do it."""
+        for effect in self._dispatcher.handle(event):
+            self._perform(effect, event)
+        if self._telling_positions is None and self._dispatcher.waiting:
+            self._telling_positions = self._loop.call_later(POSITIONS_SECONDS, self._tell_positions)
+
+    def _perform(self, effect: dispatcher.Effect, cause: dispatcher.Event) -> None:
+        match effect:
+            case dispatcher.StartWorker():
+                replaces = cause.epoch if isinstance(cause, dispatcher.Gone) else None
+                self._start_worker(effect, replaces)
+            case dispatcher.Run():
+                self._run(effect)
+            case dispatcher.CancelRun():
+                self._supervisor.cancel(effect.epoch, effect.job_id)
+            case dispatcher.EndWorker():
+                self._supervisor.end(effect.epoch, politely=effect.politely, why=effect.why)
+            case dispatcher.Settle():
+                self._settle(self._jobs.find(effect.job_id), effect.error)
+            case dispatcher.Answer():
+                self._answer_ticket(effect)
+            case dispatcher.Exit():
+                if not self._over.done():
+                    self._over.set_result(None)
+            case _:
+                assert_never(effect)
+
+    def _start_worker(self, effect: dispatcher.StartWorker, replaces: int | None) -> None:
+        job = self._jobs.find(effect.job_id)
+        job.state = "loading"
+        self._followers.publish(
+            job, messages.JobLoading(job_id=job.id, stage="start", fraction=0.0)
+        )
+        spec = self._catalog.find(effect.model).spec
+        self._supervisor.ensure_ready(effect.epoch, spec, self._config.device_name, replaces)
+
+    def _run(self, effect: dispatcher.Run) -> None:
+        job = self._jobs.find(effect.job_id)
+        worker = self._supervisor.identity(effect.epoch)
+        job.state, job.started_at, job.worker = "running", time.time(), worker
+        job.attempts += 1
+        if worker is not None:
+            running = messages.JobRunning(job_id=job.id, epoch=worker.epoch, pid=worker.pid)
+            self._followers.publish(job, running)
+        if isinstance(job.task, Load):
+            # A ready worker is all that it asked for.
+            job.output = Output(timings=self._supervisor.timings(effect.epoch))
+            done = dispatcher.Finished(effect.epoch, job.id, error=None, reusable=True)
+            self._loop.call_soon(self.handle, done)
+        else:
+            self._supervisor.run(effect.epoch, job.id, job.task)
+
+    def _settle(self, job: Job, error: errors.HermeticError | None) -> None:
+        job.error = error
+        state: JobState = "succeeded"
+        if error is not None:
+            state = "cancelled" if isinstance(error, errors.JobCancelled) else "failed"
+            logger.info("job %s %s: %s", job.id, state, error.message)
+        self._jobs.close(job, state, time.time())
+        self._followers.close(job)
+
+    def _hear(self, report: Report) -> None:
+        """News of a worker, for the apps that follow its job."""
+        match report:
+            case Completed():
+                job = self._jobs.find(report.job_id)
+                waited = (job.started_at or job.submitted_at) - job.submitted_at
+                report.output.timings["queued"] = waited
+                job.output, job.worker = report.output, report.worker
+                job.pixels = report.pixels
+            case Progress():
+                self._tell_progress(report.message)
+            case _:
+                assert_never(report)
+
+    def _tell_progress(self, news: wire.Loading | wire.Step) -> None:
+        if isinstance(news, wire.Step):
+            job = self._jobs.find(news.job_id)
+            job.step, job.steps = news.step, news.steps
+            step = messages.JobStep(
+                job_id=job.id, step=news.step, steps=news.steps, timestep=news.timestep
+            )
+            self._followers.publish(job, step)
+            return
+        for job in self._waiting():
+            if job.state == "loading":
+                loading = messages.JobLoading(
+                    job_id=job.id, stage=news.stage, fraction=news.fraction
+                )
+                self._followers.publish(job, loading)
+
+    def _tell_positions(self) -> None:
+        self._telling_positions = None
+        ahead = int(self._dispatcher.running is not None)
+        self._followers.tell_positions(self._waiting(), ahead)
+
+    def _waiting(self) -> list[Job]:
+        return [self._jobs.find(job_id) for job_id in self._dispatcher.waiting]
+
+    def _forget_peer(self, identity: bytes) -> None:
+        self._apps.pop(identity, None)
+        self._followers.forget(identity)
+
+    # What apps ask.
+
+    def _answer(self, peer: Peer, request: messages.FromApp) -> None:
+        try:
+            self._serve(peer, request)
+        except errors.HermeticError as error:
+            self._door.reject(peer.identity, request.seq, error)
+
+    def _serve(self, peer: Peer, request: messages.FromApp) -> None:
+        send, seq = self._door.send, request.seq
+        match request:
+            case messages.Hello():
+                self._apps[peer.identity] = App(request.app, peer.uid, peer.pid)
+                welcome = messages.Welcome(
+                    seq=seq, version=metadata.version("hermetic"), pid=os.getpid()
+                )
+                send(peer.identity, welcome)
+            case messages.Submit():
+                self._submit(peer, request)
+            case messages.Follow():
+                self._follow(peer, request)
+            case messages.Cancel():
+                self._cancel(peer, request)
+            case messages.ListJobs():
+                send(peer.identity, messages.Jobs(seq=seq, jobs=self._job_rows()))
+            case messages.ListModels():
+                rows = self._model_rows(request.model)
+                send(peer.identity, messages.Models(seq=seq, models=rows))
+            case messages.ListWorkers():
+                send(peer.identity, messages.Workers(seq=seq, workers=self._supervisor.rows()))
+            case messages.GetStatus():
+                send(peer.identity, self._status(seq))
+            case messages.Unload():
+                self._unload(peer, request)
+            case messages.Stop():
+                self._stop(peer, request)
+            case _:
+                assert_never(request)
+
+    def _submit(self, peer: Peer, request: messages.Submit) -> None:
+        check_job_id(request.job_id)
+        known = self._jobs.get(request.job_id)
+        if known is not None:
+            self._accept(peer, request.seq, known)
+            return
+        task = self._admit(request)
+        app = self._apps.get(peer.identity) or App("", peer.uid, peer.pid)
+        job = Job(request.job_id, app, request.model, task, time.time())
+        self._jobs.add(job)
+        self._accept(peer, request.seq, job)
+        self.handle(dispatcher.Submitted(job.id, job.model))
+
+    def _admit(self, request: messages.Submit) -> Task:
+        if self._dispatcher.ending is not None:
+            raise errors.ShuttingDown(
+                "The daemon is ending and takes no new jobs. Submit again once it is back.",
+                retry_after=5.0,
+            )
+        waiting = len(self._dispatcher.waiting)
+        if waiting >= self._config.daemon.queue_limit:
+            raise errors.QueueFull(
+                f"{waiting} jobs wait already, as many as may. Submit again later.",
+                retry_after=5.0,
+            )
+        return complete(request.task, self._catalog.find(request.model))
+
+    def _follow(self, peer: Peer, request: messages.Follow) -> None:
+        self._accept(peer, request.seq, self._jobs.find(request.job_id))
+
+    def _accept(self, peer: Peer, seq: int, job: Job) -> None:
+        _permit(peer, job, "follow")
+        if job.output is not None and job.output.images and not job.pixels:
+            raise errors.ResultDropped(
+                f"Job {job.id} succeeded, but its pixels are no longer kept. Submit it again with "
+                "the same seeds under a new id."
+            )
+        self._door.send(peer.identity, messages.Accepted(seq=seq, job_id=job.id, state=job.state))
+        self._followers.add(job, peer.identity, self._position(job.id))
+
+    def _cancel(self, peer: Peer, request: messages.Cancel) -> None:
+        job = self._jobs.find(request.job_id)
+        _permit(peer, job, "cancel")
+        words = f"Job {job.id} had ended already: {job.state}." if job.ended else "Cancelling."
+        self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
+        self.handle(dispatcher.CancelAsked(job.id))
+
+    def _unload(self, peer: Peer, request: messages.Unload) -> None:
+        if request.model not in self._catalog.rows:
+            self._catalog.find(request.model)
+        ticket = next(self._ticket_numbers)
+        self._tickets[ticket] = peer.identity, request.seq, request.model
+        self.handle(dispatcher.UnloadAsked(request.model, ticket))
+
+    def _answer_ticket(self, answer: dispatcher.Answer) -> None:
+        identity, seq, model = self._tickets.pop(answer.ticket)
+        words = f"{model} is unloaded." if answer.found else f"{model} was not loaded."
+        self._door.send(identity, messages.Done(seq=seq, message=words))
+
+    def _stop(self, peer: Peer, request: messages.Stop) -> None:
+        if not peer.may_act_for(os.getuid()):
+            raise errors.NotPermitted(
+                f"Only root or the daemon's own user (uid {os.getuid()}) may end it; you are uid "
+                f"{peer.uid}."
+            )
+        words = "Draining: no new jobs." if request.mode == "drain" else "Ending."
+        self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
+        self.handle(dispatcher.EndAsked(request.mode))
+
+    # What apps may know.
+
+    def _position(self, job_id: str) -> int | None:
+        waiting = self._dispatcher.waiting
+        if job_id not in waiting:
+            return None
+        return waiting.index(job_id) + int(self._dispatcher.running is not None)
+
+    def _job_rows(self) -> tuple[messages.JobRow, ...]:
+        running = self._dispatcher.running
+        begun = [running] if running else []
+        order = enumerate([*begun, *self._dispatcher.waiting])
+        rows = [
+            self._jobs.find(job_id).row(position if job_id != running else None)
+            for position, job_id in order
+        ]
+        return (*rows, *(job.row(None) for job in self._jobs.newest_ended()))
+
+    def _model_rows(self, name: str | None) -> tuple[messages.ModelRow, ...]:
+        rows = self._catalog.rows
+        if name is None:
+            return tuple(rows[each] for each in sorted(rows))
+        if name not in rows:
+            self._catalog.find(name)
+        return (rows[name],)
+
+    def _status(self, seq: int) -> messages.Status:
+        ending = self._dispatcher.ending
+        return messages.Status(
+            seq=seq,
+            version=metadata.version("hermetic"),
+            pid=os.getpid(),
+            state="draining" if ending == "drain" else "stopping" if ending else "serving",
+            endpoint=str(self._config.endpoint),
+            device=self._config.device_name,
+            start_method=self._config.worker.start_method,
+            uptime_s=time.monotonic() - self._started,
+            resident_bytes=psutil.Process().memory_info().rss,
+            queued=len(self._dispatcher.waiting),
+            running=int(self._dispatcher.running is not None),
+            ended=dict(self._jobs.ended_by_state),
+            workers_started=self._dispatcher.epoch,
+            config_file=self._config_file,
+        )
+
+
+def _permit(peer: Peer, job: Job, verb: str) -> None:
+    if not peer.may_act_for(job.app.uid):
+        raise errors.NotPermitted(
+            f"Job {job.id} belongs to uid {job.app.uid}; only that user or root may {verb} it, and "
+            f"you are uid {peer.uid}."
+        )

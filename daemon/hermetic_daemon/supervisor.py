@@ -1,0 +1,389 @@
+"""The workers, by epoch: starts them, leads them to Ready, hands them jobs, ends them, buries them.
+
+What happens to a worker leaves as a dispatcher event through `emit`; news for apps leaves through
+`report`. It decides nothing: whom to start or end is the dispatcher's business. A message counts
+only if it comes from the socket that said Hello with the epoch's own token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, assert_never
+
+import msgspec
+import zmq
+
+from hermetic_wire import PROTOCOL, errors
+from hermetic_wire import worker as wire
+from hermetic_wire.codec import Frame
+from hermetic_wire.generation import Output, Task, WorkerIdentity
+from hermetic_wire.messages import WorkerRow
+
+from . import dispatcher
+from .config import WorkerSection
+from .process import ExitStatus, Grace, WorkerProcess
+from .router import Router
+
+__all__ = ["Completed", "Progress", "Report", "Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A worker came forward with what it does; `job_id` is None while it loads."""
+
+    epoch: int
+    job_id: str | None
+    message: wire.Loading | wire.Step
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The pixels of a job, sent just before its Finished event."""
+
+    job_id: str
+    output: Output
+    worker: WorkerIdentity
+    pixels: list[Frame]
+
+
+Report: TypeAlias = Progress | Completed
+
+
+@dataclass
+class _Worker:
+    """What is known of one epoch."""
+
+    epoch: int
+    model: wire.ModelSpec
+    device: str
+    token: str
+    started: float
+    process: WorkerProcess | None = None
+    peer: bytes | None = None
+    """Its socket's identity, once it said Hello."""
+    state: Literal["starting", "loading", "ready", "running", "ending"] = "starting"
+    job_id: str | None = None
+    cancelling: bool = False
+    jobs: int = 0
+    replaces: float | None = None
+    """When the worker before it was told to end, where this one's start completes a switch."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Of the start and the load, in seconds; they travel with the worker's first result."""
+    versions: dict[str, str] = field(default_factory=dict)
+    verdict: errors.HermeticError | None = None
+    """Why it is being ended, where that is the worker's own fault."""
+    patience: asyncio.TimerHandle | None = None
+
+    def settle_down(self) -> None:
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
+
+
+class Supervisor:
+    """Mechanics of workers. All methods return at once; what follows is told by `emit`."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        path: Path,
+        config: WorkerSection,
+        emit: Callable[[dispatcher.Event], None],
+        report: Callable[[Report], None],
+    ) -> None:
+        self._path = path
+        self._config = config
+        self._emit = emit
+        self._report = report
+        self._workers: dict[int, _Worker] = {}
+        self._latest_end: tuple[int, float] | None = None
+        """The epoch that was told to end last, and when."""
+        self._loop = asyncio.get_running_loop()
+        self._router = Router(context, path, self._on_frames, self._on_lost)
+
+    def close(self) -> None:
+        """Close the workers' socket. Every worker has to be gone by now."""
+        self._router.close()
+        self._path.unlink(missing_ok=True)
+
+    def rows(self) -> tuple[WorkerRow, ...]:
+        """The living workers, as `hermetic ps` shows them."""
+        return tuple(map(_row, self._workers.values()))
+
+    def identity(self, epoch: int) -> WorkerIdentity | None:
+        """Which process the epoch is, while it lives."""
+        worker = self._workers.get(epoch)
+        return _identity(worker) if worker else None
+
+    def timings(self, epoch: int) -> dict[str, float]:
+        """Seconds by stage of the epoch's start and load."""
+        worker = self._workers.get(epoch)
+        return dict(worker.timings) if worker else {}
+
+    def ensure_ready(
+        self, epoch: int, model: wire.ModelSpec, device: str, replaces: int | None = None
+    ) -> None:
+        """Start the epoch's process and lead it to Ready; Ready, LoadFailed or Gone will tell.
+
+        `replaces` is the epoch whose end made room, where this start completes a switch.
+        """
+        worker = _Worker(epoch, model, device, secrets.token_hex(16), time.monotonic())
+        self._workers[epoch] = worker
+        if self._latest_end is not None and self._latest_end[0] == replaces:
+            worker.replaces = self._latest_end[1]
+            worker.timings["reap"] = worker.started - worker.replaces
+        argv = [*self._config.command, "--endpoint", f"ipc://{self._path}", "--epoch", str(epoch)]
+        try:
+            worker.process = WorkerProcess.start(
+                argv, os.environ, f"{worker.token}\n".encode(), lambda exit: self._bury(epoch, exit)
+            )
+        except OSError as error:
+            # Told later, so that no effect's outcome arrives while effects are being performed.
+            failure = errors.LoadFailed(f"No worker can be started with {argv[0]}: {error}.")
+            self._loop.call_soon(self._abandon, epoch, failure)
+            return
+        logger.info("epoch %d: pid %d started for %s", epoch, worker.process.pid, model.name)
+        self._expect(worker, self._config.hello_seconds, "say Hello")
+
+    def run(self, epoch: int, job_id: str, task: Task) -> None:
+        """Give the worker its next job; Finished or Gone will tell."""
+        worker = self._workers[epoch]
+        worker.state, worker.job_id = "running", job_id
+        self._tell(worker, wire.Run(job_id=job_id, task=task))
+        self._expect(worker, self._config.step_seconds, "finish the next step")
+
+    def cancel(self, epoch: int, job_id: str) -> None:
+        """Have the job end at its next step; past the grace, by SIGTERM and SIGKILL."""
+        worker = self._workers.get(epoch)
+        if worker is None or worker.job_id != job_id:
+            return
+        self._tell(worker, wire.Cancel(job_id=job_id))
+        worker.cancelling = True
+        worker.settle_down()
+        worker.patience = self._loop.call_later(
+            self._config.cancel_seconds, self._end_process, worker, True
+        )
+
+    def end(self, epoch: int, *, politely: bool, why: str) -> None:
+        """Kill the worker, or first ask it; Gone will tell."""
+        worker = self._workers.get(epoch)
+        if worker is None:
+            return
+        logger.info("epoch %d ends: %s", epoch, why)
+        worker.settle_down()
+        worker.state = "ending"
+        self._latest_end = epoch, time.monotonic()
+        if politely and worker.process is not None and worker.peer is not None:
+            grace = Grace(self._config.quit_seconds, self._config.terminate_seconds)
+            worker.process.end(grace, ask=lambda: self._tell(worker, wire.Quit()))
+        else:
+            self._end_process(worker, politely)
+
+    # Deadlines.
+
+    def _expect(self, worker: _Worker, seconds: float, what: str) -> None:
+        """Whoever does not do `what` within `seconds` hangs, and is killed."""
+        worker.settle_down()
+        worker.patience = self._loop.call_later(seconds, self._give_up, worker, seconds, what)
+
+    def _give_up(self, worker: _Worker, seconds: float, what: str) -> None:
+        worker.verdict = errors.WorkerUnresponsive(
+            f"The worker of {worker.model.name!r} did not {what} within {seconds:g} s, so it was "
+            "killed. Submit the job again; if it needs longer than that, raise the limit in "
+            "the [worker] section."
+        )
+        logger.warning("epoch %d: %s", worker.epoch, worker.verdict.message)
+        self._end_process(worker, politely=False)
+
+    def _end_process(self, worker: _Worker, politely: bool) -> None:
+        """From here on nothing it says counts: it could not keep a promise to run another job."""
+        worker.state = "ending"
+        if worker.process is not None:
+            grace = Grace(0.0, self._config.terminate_seconds) if politely else None
+            worker.process.end(grace)
+
+    # What workers say.
+
+    def _tell(self, worker: _Worker, message: wire.ToWorker) -> None:
+        if worker.peer is not None:
+            self._router.send(worker.peer, wire.to_worker.encode(message))
+
+    def _on_lost(self, peer: bytes) -> None:
+        """Its socket is gone; the pidfd will say the rest."""
+        logger.debug("worker socket %s is gone", peer.hex())
+
+    def _on_frames(self, peer: bytes, frames: list[zmq.Frame]) -> None:
+        try:
+            message, raw = wire.from_worker.decode([frame.buffer for frame in frames])
+        except errors.HermeticError as error:
+            self._blame(peer, error)
+            return
+        worker = self._workers.get(message.epoch)
+        if worker is None:
+            logger.warning("dropped %s of epoch %d", type(message).__name__, message.epoch)
+        elif isinstance(message, wire.Hello):
+            self._welcome(worker, peer, message)
+        elif peer != worker.peer:
+            logger.warning("dropped a message that pretends to be of epoch %d", message.epoch)
+        elif worker.state != "ending":
+            self._hear(worker, message, raw)
+
+    def _blame(self, peer: bytes, error: errors.HermeticError) -> None:
+        """A worker that sends nonsense is not to be trusted with a job."""
+        for worker in self._workers.values():
+            if worker.peer == peer:
+                worker.verdict = errors.WorkerDied(
+                    f"The worker of {worker.model.name!r} sent what is no message and was killed: "
+                    f"{error.message}"
+                )
+                self.end(worker.epoch, politely=False, why=error.message)
+                return
+        logger.warning("dropped nonsense of a stranger: %s", error.message)
+
+    def _welcome(self, worker: _Worker, peer: bytes, hello: wire.Hello) -> None:
+        if worker.peer is not None or not secrets.compare_digest(hello.token, worker.token):
+            logger.warning("dropped a Hello that is not of epoch %d", worker.epoch)
+            return
+        worker.peer = peer
+        worker.timings["start"] = time.monotonic() - worker.started
+        if hello.v != PROTOCOL:
+            worker.verdict = errors.LoadFailed(
+                f"The worker speaks protocol {hello.v}, the daemon {PROTOCOL}. Install one version."
+            )
+            self.end(worker.epoch, politely=False, why=worker.verdict.message)
+            return
+        if worker.state == "starting":
+            worker.state = "loading"
+            self._tell(worker, wire.Assign(model=worker.model, device=worker.device))
+            self._expect(worker, self._config.load_seconds, "come forward with its load")
+
+    def _hear(self, worker: _Worker, message: wire.FromWorker, raw: list[Frame]) -> None:
+        match message:
+            case wire.Loading():
+                self._expect(worker, self._config.load_seconds, "come forward with its load")
+                self._report(Progress(worker.epoch, None, message))
+            case wire.Ready():
+                self._settle_in(worker, message)
+            case wire.LoadFailed():
+                error = errors.from_body(message.error)
+                worker.settle_down()
+                self._emit(dispatcher.LoadFailed(worker.epoch, error))
+            case wire.Step():
+                if message.job_id == worker.job_id:
+                    if not worker.cancelling:
+                        self._expect(worker, self._config.step_seconds, "finish the next step")
+                    self._report(Progress(worker.epoch, message.job_id, message))
+            case wire.Done() | wire.Failed() | wire.Cancelled():
+                self._finish(worker, message, raw)
+            case wire.Hello():
+                raise AssertionError("a Hello is welcomed, not heard")
+            case _:
+                assert_never(message)
+
+    def _settle_in(self, worker: _Worker, ready: wire.Ready) -> None:
+        worker.settle_down()
+        worker.state = "ready"
+        worker.device = ready.device
+        worker.versions = ready.versions
+        worker.timings |= ready.timings
+        now = time.monotonic()
+        worker.timings["ready"] = now - worker.started
+        if worker.replaces is not None:
+            worker.timings["switch"] = now - worker.replaces
+        logger.info("epoch %d: ready after %.2f s", worker.epoch, worker.timings["ready"])
+        self._emit(dispatcher.Ready(worker.epoch))
+
+    def _finish(
+        self, worker: _Worker, message: wire.Done | wire.Failed | wire.Cancelled, raw: list[Frame]
+    ) -> None:
+        if message.job_id != worker.job_id:
+            logger.warning("dropped the end of a job that epoch %d has not", worker.epoch)
+            return
+        worker.settle_down()
+        worker.state, worker.job_id, worker.cancelling = "ready", None, False
+        worker.jobs += 1
+        error: errors.HermeticError | None = None
+        match message:
+            case wire.Done():
+                output = message.output
+                if worker.jobs == 1:
+                    output = _with_timings(output, worker.timings)
+                self._report(Completed(message.job_id, output, _identity(worker), raw))
+            case wire.Failed():
+                error = errors.from_body(message.error)
+            case wire.Cancelled():
+                error = errors.JobCancelled("The job was cancelled.")
+        reusable = not isinstance(message, wire.Failed)
+        self._emit(dispatcher.Finished(worker.epoch, message.job_id, error, reusable))
+
+    # Ends.
+
+    def _abandon(self, epoch: int, error: errors.HermeticError) -> None:
+        """There never was a process."""
+        del self._workers[epoch]
+        self._emit(dispatcher.LoadFailed(epoch, error))
+        self._emit(dispatcher.Gone(epoch, error))
+
+    def _bury(self, epoch: int, exit: ExitStatus) -> None:
+        worker = self._workers.pop(epoch)
+        worker.settle_down()
+        error = worker.verdict or errors.WorkerDied(
+            f"The worker of {worker.model.name!r} ended while it was {worker.state}: {exit.words}."
+        )
+        error.report = _crash_report(worker, exit)
+        logger.info("epoch %d is gone: %s (rung: %s)", epoch, exit.words, exit.rung)
+        self._emit(dispatcher.Gone(epoch, error))
+
+
+def _with_timings(output: Output, start: dict[str, float]) -> Output:
+    """The job's own stages beside those of its worker's start and load."""
+    return msgspec.structs.replace(output, timings=start | output.timings)
+
+
+def _crash_report(worker: _Worker, exit: ExitStatus) -> str:
+    pid = worker.process.pid if worker.process else 0
+    lines = [
+        f"epoch {worker.epoch}, pid {pid}, model {worker.model.name} on {worker.device}",
+        f"end: {exit.words} (code {exit.code}, ended by: {exit.rung})",
+        f"state: {worker.state}, job: {worker.job_id or 'none'}, jobs before it: {worker.jobs}",
+        f"most memory resident: {exit.peak_bytes / 2**20:.0f} MiB",
+        "its last lines:" if exit.stderr else "it wrote nothing",
+        *(f"  {line}" for line in exit.stderr),
+    ]
+    return "\n".join(lines)
+
+
+def _identity(worker: _Worker) -> WorkerIdentity:
+    return WorkerIdentity(
+        model=worker.model.name,
+        architecture=worker.model.architecture,
+        epoch=worker.epoch,
+        pid=worker.process.pid if worker.process else 0,
+        device=worker.device,
+        versions=worker.versions,
+    )
+
+
+def _row(worker: _Worker) -> WorkerRow:
+    resident, peak = worker.process.memory() if worker.process else (0, 0)
+    return WorkerRow(
+        model=worker.model.name,
+        architecture=worker.model.architecture,
+        epoch=worker.epoch,
+        pid=worker.process.pid if worker.process else 0,
+        device=worker.device,
+        state=worker.state,
+        resident_bytes=resident,
+        peak_bytes=peak,
+        jobs=worker.jobs,
+        versions=worker.versions,
+    )
