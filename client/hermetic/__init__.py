@@ -1,0 +1,110 @@
+"""The client library: an app's way to the daemon.
+
+    from hermetic import Client
+
+    with Client() as client:
+        result = client.generate("a red circle", model="demo-sd15", steps=10, seed=5)
+        result.images[0].show()
+
+Imports neither torch nor numpy, and Pillow only when images are asked for.
+"""
+
+from __future__ import annotations
+
+from hermetic_wire.errors import (
+    DaemonError,
+    DaemonRunning,
+    DaemonUnreachable,
+    ErrorBody,
+    GenerationFailed,
+    HermeticError,
+    InvalidConfiguration,
+    InvalidParameter,
+    JobCancelled,
+    JobError,
+    LoadFailed,
+    MalformedMessage,
+    MessageTooLarge,
+    ModelInvalid,
+    NotPermitted,
+    OutOfMemory,
+    ProtocolMismatch,
+    QueueFull,
+    RequestError,
+    ResultDropped,
+    ResultTimeout,
+    ShuttingDown,
+    UnknownJob,
+    UnknownModel,
+    WorkerDied,
+    WorkerUnresponsive,
+)
+from hermetic_wire.generation import WorkerIdentity
+from hermetic_wire.messages import (
+    JobFailed,
+    JobLoading,
+    JobQueued,
+    JobRow,
+    JobRunning,
+    JobStep,
+    JobSucceeded,
+    JobUpdate,
+    ModelRow,
+    Status,
+    WorkerRow,
+)
+
+from ._async import AsyncClient
+from ._async_job import AsyncJob
+from ._result import Result
+from ._sync import Client, Job
+from ._version import __version__
+from .remote_pipeline import RemotePipeline
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "DaemonError",
+    "DaemonRunning",
+    "DaemonUnreachable",
+    "ErrorBody",
+    "GenerationFailed",
+    "HermeticError",
+    "InvalidConfiguration",
+    "InvalidParameter",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobFailed",
+    "JobLoading",
+    "JobQueued",
+    "JobRow",
+    "JobRunning",
+    "JobStep",
+    "JobSucceeded",
+    "JobUpdate",
+    "LoadFailed",
+    "MalformedMessage",
+    "MessageTooLarge",
+    "ModelInvalid",
+    "ModelRow",
+    "NotPermitted",
+    "OutOfMemory",
+    "ProtocolMismatch",
+    "QueueFull",
+    "RemotePipeline",
+    "RequestError",
+    "Result",
+    "ResultDropped",
+    "ResultTimeout",
+    "ShuttingDown",
+    "Status",
+    "UnknownJob",
+    "UnknownModel",
+    "WorkerDied",
+    "WorkerIdentity",
+    "WorkerRow",
+    "WorkerUnresponsive",
+    "__version__",
+]

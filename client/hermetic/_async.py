@@ -1,0 +1,254 @@
+"""The client for programs with an event loop of their own. Says what to ask; Connection asks it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from hermetic_wire.errors import HermeticError, UnknownModel
+from hermetic_wire.generation import Load, Parameter, Task
+from hermetic_wire.messages import (
+    Accepted,
+    Cancel,
+    Done,
+    Follow,
+    GetStatus,
+    JobRow,
+    Jobs,
+    JobUpdate,
+    ListJobs,
+    ListModels,
+    ListWorkers,
+    ModelRow,
+    Models,
+    Status,
+    Stop,
+    Submit,
+    Unload,
+    WorkerRow,
+    Workers,
+)
+from hermetic_wire.paths import endpoint_path
+
+from ._async_job import AsyncJob
+from ._connection import Connection
+from ._core import Core
+from ._mailbox import Mailbox
+from ._result import Result
+from ._task import Seed, checked_job_id, text_to_image
+from ._version import __version__
+
+__all__ = ["AsyncClient"]
+
+
+class AsyncClient:
+    """Talks to the daemon from one event loop. Connects when it is first used.
+
+    `endpoint` is a socket's path, or what HERMETIC_ENDPOINT or the defaults say; `app` is the name
+    shown in `hermetic jobs`, by default the program's. `connect_timeout` bounds the first
+    handshake; after a daemon went away, whatever is outstanding waits `reconnect_timeout` for it to
+    come back. Both in seconds. Every method may raise DaemonUnreachable or what the daemon refused.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | os.PathLike[str] | None = None,
+        *,
+        app: str | None = None,
+        connect_timeout: float = 5.0,
+        reconnect_timeout: float = 30.0,
+    ) -> None:
+        self.endpoint: Path = endpoint_path(endpoint)
+        self._pid = os.getpid()
+        self._core = Core(app=_program() if app is None else app, version=__version__)
+        self._connection = Connection(
+            self.endpoint,
+            self._core,
+            connect_timeout=connect_timeout,
+            reconnect_timeout=reconnect_timeout,
+        )
+
+    async def __aenter__(self) -> AsyncClient:
+        """The client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection. Accepted jobs go on; whoever waits here gets DaemonUnreachable."""
+        if self._pid == os.getpid():
+            await self._connection.close()
+
+    async def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        model: str,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: Seed = None,
+        n: int = 1,
+        job_id: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a budget that leaves the job going on
+        on_update: Callable[[JobUpdate], None] | None = None,
+        **extra: Parameter,
+    ) -> Result:
+        """Submits a job and waits for its result; `on_update` is called with each update.
+
+        Arguments are those of `submit`. Raises ResultTimeout after `timeout` seconds (the job goes
+        on), otherwise the error by which the job ended. If the wait is broken off, by cancellation
+        or by an exception of `on_update`, the job is cancelled: nobody would hold it any more.
+        """
+        job_id = checked_job_id(job_id)
+        try:
+            job = await self.submit(
+                prompt,
+                model=model,
+                negative_prompt=negative_prompt,
+                width=width,
+                height=height,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                n=n,
+                job_id=job_id,
+                **extra,
+            )
+            return await job._watch(timeout, on_update)
+        except HermeticError:
+            raise
+        except BaseException:
+            await self._give_up(job_id)
+            raise
+
+    async def submit(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        model: str,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: Seed = None,
+        n: int = 1,
+        job_id: str | None = None,
+        **extra: Parameter,
+    ) -> AsyncJob:
+        """A new job, accepted by the daemon: `n` images of each prompt, sizes in pixels.
+
+        Whatever is None is the model's default. `seed` is the first image's, further images have
+        the following numbers; a list has one per image. The same `job_id` again is the same job.
+        `extra` are further parameters of the model's pipeline. Raises InvalidParameter.
+        """
+        task = text_to_image(
+            prompt,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            n=n,
+            extra=extra,
+        )
+        return await self._submit(checked_job_id(job_id), model, task)
+
+    async def load(self, model: str) -> AsyncJob:
+        """A job that makes the model ready and does nothing with it."""
+        return await self._submit(checked_job_id(None), model, Load())
+
+    async def job(self, job_id: str) -> AsyncJob:
+        """Takes hold of a job again, from any process. Raises UnknownJob."""
+        box = self._core.open_job(checked_job_id(job_id))
+        return await self._follow(box, Follow(seq=self._core.number(), job_id=job_id))
+
+    async def cancel(self, job_id: str) -> str:
+        """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted."""
+        return await self._do(Cancel(seq=self._core.number(), job_id=job_id))
+
+    async def jobs(self) -> list[JobRow]:
+        """Waiting and running jobs in the order they will run, then ended ones, youngest first."""
+        self._check_process()
+        return list((await self._connection.ask(ListJobs(seq=self._core.number()), Jobs)).jobs)
+
+    async def models(self) -> list[ModelRow]:
+        """The catalog, by name."""
+        return await self._models(None)
+
+    async def model(self, name: str) -> ModelRow:
+        """One model of the catalog. Raises UnknownModel."""
+        for row in await self._models(name):
+            if row.name == name:
+                return row
+        raise UnknownModel(f"There is no model {name!r}; `hermetic models` lists what there is.")
+
+    async def workers(self) -> list[WorkerRow]:
+        """The living workers."""
+        self._check_process()
+        request = ListWorkers(seq=self._core.number())
+        return list((await self._connection.ask(request, Workers)).workers)
+
+    async def status(self) -> Status:
+        """The daemon itself."""
+        self._check_process()
+        return await self._connection.ask(GetStatus(seq=self._core.number()), Status)
+
+    async def unload(self, model: str) -> str:
+        """Ends the model's worker once its job is done; returns when the process is gone."""
+        return await self._do(Unload(seq=self._core.number(), model=model))
+
+    async def stop(self, mode: Literal["drain", "stop", "kill"] = "stop") -> str:
+        """Ends the daemon: `drain` finishes accepted jobs, `stop` cancels them, `kill` is rude."""
+        return await self._do(Stop(seq=self._core.number(), mode=mode))
+
+    async def _do(self, request: Cancel | Unload | Stop) -> str:
+        self._check_process()
+        return (await self._connection.ask(request, Done)).message
+
+    async def _models(self, name: str | None) -> list[ModelRow]:
+        self._check_process()
+        request = ListModels(seq=self._core.number(), model=name)
+        return list((await self._connection.ask(request, Models)).models)
+
+    async def _submit(self, job_id: str, model: str, task: Task) -> AsyncJob:
+        request = Submit(seq=self._core.number(), job_id=job_id, model=model, task=task)
+        return await self._follow(self._core.open_job(job_id), request)
+
+    async def _follow(self, box: Mailbox, request: Submit | Follow) -> AsyncJob:
+        self._check_process()
+        try:
+            await self._connection.ask(request, Accepted)
+        finally:
+            self._core.close_unaccepted(box.job_id)
+        return AsyncJob(self._connection, box, self.cancel)
+
+    async def _give_up(self, job_id: str) -> None:
+        if self._pid == os.getpid():
+            await self._connection.tell(Cancel(seq=self._core.number(), job_id=job_id))
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise RuntimeError(
+                f"This client was made by process {self._pid} and this is its fork {os.getpid()}. "
+                "A connection cannot be shared with a fork: make a new client here."
+            )
+
+
+def _program() -> str:
+    return Path(sys.argv[0]).name or "python"

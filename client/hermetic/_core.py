@@ -1,0 +1,232 @@
+"""The client's logic without its input and output: messages in, messages and events out.
+
+Pairs replies with requests, keeps a mailbox per job and knows what must be said again after a
+reconnect. Opens no socket, knows no clock, no thread and no event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, TypeAlias, TypeVar, get_args
+
+import msgspec
+
+from hermetic_wire.codec import Frame, unpack
+from hermetic_wire.errors import (
+    ErrorBody,
+    HermeticError,
+    MalformedMessage,
+    UnknownJob,
+    from_body,
+    to_body,
+)
+from hermetic_wire.messages import (
+    JOB_UPDATES,
+    Accepted,
+    Done,
+    Follow,
+    FromApp,
+    Hello,
+    JobUpdate,
+    Rejected,
+    Reply,
+    Stop,
+    Submit,
+    Welcome,
+    from_app,
+    from_daemon,
+)
+
+from ._mailbox import Mailbox
+
+__all__ = ["Answered", "Core", "Event", "Moved", "expect"]
+
+_UPDATE_TYPES = {kind.__struct_config__.tag for kind in get_args(JobUpdate)}
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A request of the app has its reply, which may be Rejected."""
+
+    seq: int
+    reply: Reply
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A job's mailbox has news."""
+
+    job_id: str
+
+
+Event: TypeAlias = Answered | Moved
+Expected = TypeVar("Expected", bound=msgspec.Struct)
+
+
+class Core:
+    """One client's conversation with the daemon, over as many connections as it takes."""
+
+    def __init__(self, *, app: str, version: str) -> None:
+        self._app = app
+        self._version = version
+        self._numbers = count(1)
+        self._asked: dict[int, FromApp] = {}
+        self._jobs: dict[str, Mailbox] = {}
+        self._refollowed: dict[int, str] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply or a job's end is still awaited."""
+        return bool(self._asked) or any(box.accepted for box in self._jobs.values())
+
+    def number(self) -> int:
+        """The `seq` for the next request."""
+        return next(self._numbers)
+
+    def hello(self) -> list[Frame]:
+        """The first message of every connection."""
+        return from_app.encode(Hello(seq=self.number(), app=self._app, version=self._version))
+
+    def greeted(self, frames: Sequence[Frame]) -> bool:
+        """Whether this is the daemon's Welcome. Raises the error of a refusal."""
+        message, _ = from_daemon.decode(frames)
+        if isinstance(message, Rejected):
+            raise from_body(message.error)
+        return isinstance(message, Welcome)
+
+    def ask(self, request: FromApp) -> list[Frame]:
+        """The frames of a request whose reply is awaited from now on."""
+        frames = from_app.encode(request)
+        self._asked[request.seq] = request
+        return frames
+
+    def forget(self, seq: int) -> None:
+        """Nobody waits for this reply any more."""
+        self._asked.pop(seq, None)
+
+    def open_job(self, job_id: str) -> Mailbox:
+        """The job's mailbox, new or the one that is open already."""
+        return self._jobs.setdefault(job_id, Mailbox(job_id))
+
+    def close_unaccepted(self, job_id: str) -> None:
+        """The daemon did not take the job, or nobody learnt whether it did."""
+        box = self._jobs.get(job_id)
+        if box is not None and not box.accepted:
+            del self._jobs[job_id]
+
+    def receive(self, frames: Sequence[Frame]) -> list[Event]:
+        """What a message of the daemon changes. Bytes that are none cost whom they were for."""
+        try:
+            message, raw = from_daemon.decode(frames)
+        except HermeticError as error:
+            return self._not_understood(frames, to_body(error))
+        if isinstance(message, JOB_UPDATES):
+            return self._update(message, raw)
+        if isinstance(message, Rejected) and message.seq is None:
+            # The daemon could not read something of ours and cannot say what: no request may
+            # wait for ever, so all of them are answered by this.
+            return self._reject_all(message.error)
+        return self._reply(message)
+
+    def disconnected(self) -> list[Event]:
+        """The connection is lost. A Stop is answered by that: asked again, it would hit the next
+        daemon."""
+        return [
+            self._answer(seq, Done(seq=seq, message="The daemon has ended."))
+            for seq, request in list(self._asked.items())
+            if isinstance(request, Stop)
+        ]
+
+    def resume(self) -> list[list[Frame]]:
+        """What to send, in order, once a new connection was greeted.
+
+        Every request without a reply again, then Follow for every job that was accepted.
+        """
+        self._refollowed.clear()
+        messages = [from_app.encode(request) for request in self._asked.values()]
+        asked_for = {
+            request.job_id
+            for request in self._asked.values()
+            if isinstance(request, (Submit, Follow))
+        }
+        for job_id, box in self._jobs.items():
+            if box.accepted and job_id not in asked_for:
+                seq = self.number()
+                self._refollowed[seq] = job_id
+                messages.append(from_app.encode(Follow(seq=seq, job_id=job_id)))
+        return messages
+
+    def abandon(self, error: ErrorBody) -> list[Event]:
+        """The daemon will not be waited for: everything that waits is answered by `error`."""
+        self._refollowed.clear()
+        return self._reject_all(error) + [self._lose(job_id, error) for job_id in list(self._jobs)]
+
+    def _reject_all(self, error: ErrorBody) -> list[Event]:
+        return [self._answer(seq, Rejected(seq=seq, error=error)) for seq in list(self._asked)]
+
+    def _answer(self, seq: int, reply: Reply) -> Answered:
+        del self._asked[seq]
+        return Answered(seq, reply)
+
+    def _reply(self, reply: Reply) -> list[Event]:
+        events: list[Event] = []
+        if isinstance(reply, Accepted) and (box := self._jobs.get(reply.job_id)):
+            box.accept(reply.state)
+            events.append(Moved(reply.job_id))
+        if reply.seq in self._asked:
+            events.append(self._answer(reply.seq, reply))
+        elif (job_id := self._refollowed.pop(reply.seq or 0, None)) and isinstance(reply, Rejected):
+            events.append(self._lose(job_id, _after_restart(job_id, reply.error)))
+        return events
+
+    def _update(self, update: JobUpdate, raw: Sequence[Frame]) -> list[Event]:
+        box = self._jobs.get(update.job_id)
+        if box is None:
+            return []
+        box.put(update, raw)
+        if box.over:
+            del self._jobs[box.job_id]
+        return [Moved(box.job_id)]
+
+    def _lose(self, job_id: str, error: ErrorBody) -> Moved:
+        self._jobs.pop(job_id, Mailbox(job_id)).lose(error)
+        return Moved(job_id)
+
+    def _not_understood(self, frames: Sequence[Frame], error: ErrorBody) -> list[Event]:
+        """A newer daemon's unknown kind of news is passed over; a broken reply or a broken update
+        ends what waits for it."""
+        fields = _plain_fields(frames)
+        seq, job_id = fields.get("seq"), fields.get("job_id")
+        if isinstance(seq, int) and seq in self._asked:
+            return [self._answer(seq, Rejected(seq=seq, error=error))]
+        if isinstance(job_id, str) and job_id in self._jobs and fields["type"] in _UPDATE_TYPES:
+            return [self._lose(job_id, error)]
+        return []
+
+
+def _plain_fields(frames: Sequence[Frame]) -> dict[str, Any]:
+    try:
+        fields = unpack(frames[0]) if frames else None
+    except HermeticError:
+        return {}
+    return {"type": None, **fields} if isinstance(fields, dict) else {}
+
+
+def _after_restart(job_id: str, error: ErrorBody) -> ErrorBody:
+    if error.code != UnknownJob.code:
+        return error
+    return ErrorBody(
+        code=UnknownJob.code,
+        message=f"The daemon was restarted and does not know job {job_id} any more: "
+        f"{error.message} Submit it again.",
+    )
+
+
+def expect(kind: type[Expected], reply: Reply) -> Expected:
+    """The reply. Raises the error of a refusal, MalformedMessage for a reply of another kind."""
+    if isinstance(reply, Rejected):
+        raise from_body(reply.error)
+    if not isinstance(reply, kind):
+        raise MalformedMessage(
+            f"The daemon answered with {type(reply).__name__} where {kind.__name__} was due."
+        )
+    return reply

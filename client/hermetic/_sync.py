@@ -1,0 +1,267 @@
+"""The blocking client: an AsyncClient on an event loop in a thread of its own.
+
+The thread is why a Client may be shared by threads, works where an event loop runs already (as in
+Jupyter), and follows its jobs while the app computes. There is no second copy of the logic.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Literal
+
+from hermetic_wire.errors import HermeticError
+from hermetic_wire.generation import JobState, Parameter, Task
+from hermetic_wire.messages import (
+    JobFailed,
+    JobRow,
+    JobSucceeded,
+    JobUpdate,
+    ModelRow,
+    Status,
+    WorkerRow,
+)
+
+from ._async import AsyncClient
+from ._async_job import AsyncJob
+from ._loop_thread import LoopThread
+from ._result import Result
+from ._task import Seed, checked_job_id
+
+__all__ = ["Client", "Job"]
+
+
+class Client:
+    """Talks to the daemon. Connects when it is first used; may be shared by threads.
+
+    `endpoint` is a socket's path, or what HERMETIC_ENDPOINT or the defaults say; `app` is the name
+    shown in `hermetic jobs`, by default the program's. `connect_timeout` bounds the first
+    handshake; after a daemon went away, whatever is outstanding waits `reconnect_timeout` for it to
+    come back. Both in seconds. Every method may raise DaemonUnreachable or what the daemon refused.
+    A fork of the process needs a client of its own.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | os.PathLike[str] | None = None,
+        *,
+        app: str | None = None,
+        connect_timeout: float = 5.0,
+        reconnect_timeout: float = 30.0,
+    ) -> None:
+        self._async = AsyncClient(
+            endpoint,
+            app=app,
+            connect_timeout=connect_timeout,
+            reconnect_timeout=reconnect_timeout,
+        )
+        self._loop = LoopThread(self, self._async.close)
+
+    @property
+    def endpoint(self) -> Path:
+        """The daemon's socket."""
+        return self._async.endpoint
+
+    def __enter__(self) -> Client:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection. Accepted jobs go on; whoever waits here gets DaemonUnreachable."""
+        self._loop.close()
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        model: str,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: Seed = None,
+        n: int = 1,
+        job_id: str | None = None,
+        timeout: float | None = None,
+        on_update: Callable[[JobUpdate], None] | None = None,
+        **extra: Parameter,
+    ) -> Result:
+        """Submits a job and waits for its result; `on_update` is called with each update.
+
+        Arguments are those of `submit`. Raises ResultTimeout after `timeout` seconds (the job goes
+        on), otherwise the error by which the job ended. If the wait is broken off, by Ctrl-C or by
+        an exception of `on_update`, the job is cancelled: nobody would hold it any more.
+        """
+        job_id = checked_job_id(job_id)
+        try:
+            job = self.submit(
+                prompt,
+                model=model,
+                negative_prompt=negative_prompt,
+                width=width,
+                height=height,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                n=n,
+                job_id=job_id,
+                **extra,
+            )
+            return job._watch(timeout, on_update)
+        except HermeticError:
+            raise
+        except BaseException:
+            self._loop.run(self._async._give_up, job_id)
+            raise
+
+    def submit(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        model: str,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: Seed = None,
+        n: int = 1,
+        job_id: str | None = None,
+        **extra: Parameter,
+    ) -> Job:
+        """A new job, accepted by the daemon: `n` images of each prompt, sizes in pixels.
+
+        Whatever is None is the model's default. `seed` is the first image's, further images have
+        the following numbers; a list has one per image. The same `job_id` again is the same job.
+        `extra` are further parameters of the model's pipeline. Raises InvalidParameter.
+        """
+
+        async def submit() -> AsyncJob:
+            return await self._async.submit(
+                prompt,
+                model=model,
+                negative_prompt=negative_prompt,
+                width=width,
+                height=height,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                n=n,
+                job_id=job_id,
+                **extra,
+            )
+
+        return Job(self, self._loop.run(submit))
+
+    def load(self, model: str) -> Job:
+        """A job that makes the model ready and does nothing with it."""
+        return Job(self, self._loop.run(self._async.load, model))
+
+    def job(self, job_id: str) -> Job:
+        """Takes hold of a job again, from any process. Raises UnknownJob."""
+        return Job(self, self._loop.run(self._async.job, job_id))
+
+    def cancel(self, job_id: str) -> str:
+        """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted."""
+        return self._loop.run(self._async.cancel, job_id)
+
+    def jobs(self) -> list[JobRow]:
+        """Waiting and running jobs in the order they will run, then ended ones, youngest first."""
+        return self._loop.run(self._async.jobs)
+
+    def models(self) -> list[ModelRow]:
+        """The catalog, by name."""
+        return self._loop.run(self._async.models)
+
+    def model(self, name: str) -> ModelRow:
+        """One model of the catalog. Raises UnknownModel."""
+        return self._loop.run(self._async.model, name)
+
+    def workers(self) -> list[WorkerRow]:
+        """The living workers."""
+        return self._loop.run(self._async.workers)
+
+    def status(self) -> Status:
+        """The daemon itself."""
+        return self._loop.run(self._async.status)
+
+    def unload(self, model: str) -> str:
+        """Ends the model's worker once its job is done; returns when the process is gone."""
+        return self._loop.run(self._async.unload, model)
+
+    def stop(self, mode: Literal["drain", "stop", "kill"] = "stop") -> str:
+        """Ends the daemon: `drain` finishes accepted jobs, `stop` cancels them, `kill` is rude."""
+        return self._loop.run(self._async.stop, mode)
+
+    def _submit(self, model: str, task: Task) -> Job:
+        """A job of a task that is complete already; RemotePipeline's way in."""
+        return Job(self, self._loop.run(self._async._submit, checked_job_id(None), model, task))
+
+
+class Job:
+    """A job that the daemon has accepted. Iterate it for its updates, wait with `result()`."""
+
+    def __init__(self, client: Client, job: AsyncJob) -> None:
+        """Made by Client only."""
+        self._client = client  # as long as a job is held, so is its connection
+        self._job = job
+
+    @property
+    def id(self) -> str:
+        """The job's id, good in any process."""
+        return self._job.id
+
+    @property
+    def state(self) -> JobState:
+        """What the daemon said last."""
+        return self._job.state
+
+    def __iter__(self) -> Iterator[JobUpdate]:
+        """Its updates, the last one JobSucceeded or JobFailed; a failed job raises nothing here.
+
+        Of waiting updates of one kind only the newest is kept, so a slow loop skips steps. Two
+        loops at once share the updates. Raises DaemonUnreachable or UnknownJob for a job that is
+        lost.
+        """
+        return self._updates(None)
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Waits for the end. Raises the error by which the job ended, or ResultTimeout after
+        `timeout` seconds; then the job goes on and may be asked again."""
+        return self._client._loop.run(self._job.result, timeout)
+
+    def cancel(self) -> str:
+        """Ends the job; returns what the daemon says. The end itself is an update."""
+        return self._client._loop.run(self._job.cancel)
+
+    def _watch(
+        self, timeout: float | None, on_update: Callable[[JobUpdate], None] | None
+    ) -> Result:
+        """Calls `on_update` in this thread, which is the app's."""
+        if on_update is not None:
+            for update in self._updates(timeout):
+                on_update(update)
+            return self.result()
+        return self.result(timeout)
+
+    def _updates(self, timeout: float | None) -> Iterator[JobUpdate]:
+        deadline = None if timeout is None else monotonic() + timeout
+        ended = False
+        while not ended:
+            patience = None if deadline is None else deadline - monotonic()
+            update = self._client._loop.run(self._job._next, patience)
+            ended = isinstance(update, (JobSucceeded, JobFailed))
+            yield update
