@@ -11,12 +11,17 @@ from typing import Protocol
 import zmq
 
 from hermetic_wire.codec import Frame
+from hermetic_wire.errors import MalformedMessage, MessageTooLarge
 from hermetic_wire.worker import FromWorker, ToWorker, from_worker, to_worker
 
-__all__ = ["LINGER_MS", "Channel", "Waker"]
+__all__ = ["LINGER_MS", "Channel", "ProtocolBroken", "Waker"]
 
 LINGER_MS = 1000
 """How long the last words may take to leave when the worker ends in order."""
+
+
+class ProtocolBroken(Exception):
+    """The daemon said what it may not say, in words; there is nothing left to talk about."""
 
 
 class Waker(Protocol):
@@ -52,7 +57,7 @@ class Channel:
     def receive(self) -> ToWorker | None:
         """The next message, however long it takes; None when the waker ended the wait.
 
-        Raises MalformedMessage or MessageTooLarge for what is no message to a worker.
+        Raises ProtocolBroken for what is no message to a worker.
         """
         return self._take() if self._ready(None) else None
 
@@ -68,5 +73,8 @@ class Channel:
         return any(source is self._socket for source, _ in self._poller.poll(timeout_ms))
 
     def _take(self) -> ToWorker:
-        message, _ = to_worker.decode(self._socket.recv_multipart())
+        try:
+            message, _ = to_worker.decode(self._socket.recv_multipart())
+        except (MalformedMessage, MessageTooLarge) as error:
+            raise ProtocolBroken(error.message) from error
         return message

@@ -15,7 +15,7 @@ from hermetic_wire.errors import (
     OutOfMemory,
 )
 
-__all__ = ["of_job", "of_load"]
+__all__ = ["is_shortage", "of_job", "of_load"]
 
 REPORT_LINES = 40
 """Of the traceback, its end: where it was raised is told last."""
@@ -41,6 +41,11 @@ def of_job(error: BaseException, model: str) -> HermeticError:
         f"The pipeline of {model!r} raised in the middle of the job",
         "Its worker is replaced.",
     )
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether memory was not enough, on the device or in the host."""
+    return _shortage(error) is not None
 
 
 def _translated(

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hermetic_wire.errors import HermeticError, MalformedMessage, MessageTooLarge, to_body
+from hermetic_wire.errors import HermeticError, MalformedMessage, to_body
 from hermetic_wire.generation import Load, Output
 from hermetic_wire.worker import (
     Assign,
@@ -32,7 +32,7 @@ from hermetic_wire.worker import (
 )
 
 from . import failures, guard
-from .channel import Channel
+from .channel import Channel, ProtocolBroken
 from .pipelines import PIPELINES, Factory, pipeline_for
 from .pipelines.base import Pipeline, Result
 from .stopping import StopRequest
@@ -119,7 +119,7 @@ class Worker:
                     return self._end_in_order()
                 case other:
                     raise _unexpected(other, "before the model was assigned")
-        except (MalformedMessage, MessageTooLarge) as error:
+        except ProtocolBroken as error:
             log.error("The daemon broke the protocol, so this worker ends: %s", error)
             return End.PROTOCOL
 
@@ -130,11 +130,13 @@ class Worker:
             found = pipeline.load(assign.model, assign.device, self._on_progress)
         except _Stopped:
             return self._end_in_order()
+        except ProtocolBroken as error:
+            self._tell_load_failed(MalformedMessage(str(error)))
+            raise
         except BaseException as error:  # also SystemExit: every load ends in Ready or LoadFailed
             log.exception("The load of %s failed.", model)
-            body = to_body(failures.of_load(error, model))
-            self._channel.send(LoadFailed(epoch=self._epoch, error=body))
-            return _end_of(error, End.LOAD_FAILED)
+            self._tell_load_failed(failures.of_load(error, model))
+            return End.LOAD_FAILED
         self._channel.send(
             Ready(
                 epoch=self._epoch,
@@ -172,11 +174,13 @@ class Worker:
             self._channel.send(done, result.frames)
         except _Stopped:
             self._channel.send(Cancelled(epoch=self._epoch, job_id=run.job_id))
+        except ProtocolBroken as error:
+            self._tell_failed(run.job_id, MalformedMessage(str(error)))
+            raise
         except BaseException as error:  # also SystemExit: every job ends in a message
             log.exception("Job %s failed.", run.job_id)
-            body = to_body(failures.of_job(error, model))
-            self._channel.send(Failed(epoch=self._epoch, job_id=run.job_id, error=body))
-            return _end_of(error, End.JOB_FAILED)
+            self._tell_failed(run.job_id, failures.of_job(error, model))
+            return End.JOB_FAILED
         return None
 
     def _result(self, pipeline: Pipeline, run: Run) -> Result:
@@ -215,17 +219,16 @@ class Worker:
         if self._stop.requested:
             raise _Stopped
 
+    def _tell_failed(self, job_id: str, error: HermeticError) -> None:
+        self._channel.send(Failed(epoch=self._epoch, job_id=job_id, error=to_body(error)))
+
+    def _tell_load_failed(self, error: HermeticError) -> None:
+        self._channel.send(LoadFailed(epoch=self._epoch, error=to_body(error)))
+
     def _end_in_order(self) -> End:
         return End.TERMINATED if self._stop.requested else End.IN_ORDER
 
 
-def _unexpected(message: ToWorker, when: str) -> MalformedMessage:
+def _unexpected(message: ToWorker, when: str) -> ProtocolBroken:
     kind = type(message).__name__
-    return MalformedMessage(f"{kind} came {when}, where a worker takes no such message.")
-
-
-def _end_of(error: BaseException, otherwise: End) -> End:
-    broken = isinstance(error, HermeticError) and isinstance(
-        error, (MalformedMessage, MessageTooLarge)
-    )
-    return End.PROTOCOL if broken else otherwise
+    return ProtocolBroken(f"{kind} came {when}, where a worker takes no such message.")

@@ -61,9 +61,11 @@ class Pipeline(Protocol):
         Raises ModelInvalid for files that contradict each other, LoadFailed for what is not
         their fault.
         """
+        ...
 
     def run(self, task: TextToImage, on_step: OnStep) -> Result:
         """Do the job. Raises InvalidParameter for what the model cannot take."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""A real worker whose pipeline misbehaves as its model's options say. Same command line.
+
+The life around the pipeline is hermetic_worker's own. Without options it is the echo pipeline.
+A number is a step (the first is 1); the misfortune comes before that step is told.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from hermetic_wire.generation import TextToImage
+from hermetic_wire.worker import ModelSpec
+from hermetic_worker.__main__ import main
+from hermetic_worker.pipelines import PIPELINES
+from hermetic_worker.pipelines.base import Footprint, OnProgress, OnStep, Result
+from hermetic_worker.pipelines.echo import Echo
+
+FOR_EVER = 3600
+"""Seconds; every test is over before."""
+_LINE = b"it could be worse, and it is about to be\n"
+
+
+def _crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _exit() -> None:
+    os._exit(137)
+
+
+def _hang() -> None:
+    while True:  # a signal handler that returns would end a single sleep early
+        time.sleep(FOR_EVER)
+
+
+def _hold_gil() -> None:
+    ctypes.PyDLL(None).sleep(FOR_EVER)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+AT_STEP: dict[str, Callable[[], None]] = {
+    "crash_at_step": _crash,
+    "exit_at_step": _exit,
+    "hang_at_step": _hang,
+    "hold_gil_at_step": _hold_gil,
+    "stop_at_step": _stop,
+}
+
+
+class Misbehaving:
+    """Options: those of AT_STEP; `ignore_sigterm`; `flood_stderr` (bytes, during the load);
+    `hang_in_load` (silent for ever); `never_ready` (progress for ever, but never Ready)."""
+
+    def __init__(self) -> None:
+        self._echo = Echo()
+        self._at_step: dict[int, Callable[[], None]] = {}
+
+    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+        """The echo pipeline's load, unless told otherwise."""
+        for name, misfortune in AT_STEP.items():
+            if name in spec.options:
+                self._at_step[int(spec.options[name])] = misfortune
+        if spec.options.get("ignore_sigterm"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _flood(int(spec.options.get("flood_stderr", 0)))
+        if spec.options.get("hang_in_load"):
+            on_progress("hanging", 0.1)
+            _hang()
+        while spec.options.get("never_ready"):
+            on_progress("soon", 0.5)
+            time.sleep(0.05)
+        return self._echo.load(spec, device, on_progress)
+
+    def run(self, task: TextToImage, on_step: OnStep) -> Result:
+        """The echo pipeline's run, until the step comes."""
+
+        def misbehave(step: int, steps: int, timestep: float | None = None) -> None:
+            self._at_step.get(step, _do_nothing)()
+            on_step(step, steps, timestep)
+
+        return self._echo.run(task, misbehave)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _flood(length: int) -> None:
+    written = 0
+    while written < length:
+        written += os.write(sys.stderr.fileno(), _LINE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(pipelines={**PIPELINES, "echo": Misbehaving, "misbehaving": Misbehaving}))

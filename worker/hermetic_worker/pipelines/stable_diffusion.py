@@ -1,0 +1,144 @@
+"""Stable Diffusion 1.x and XL from a diffusers folder, loaded by their own declared classes.
+
+Light to import: torch and diffusers come in with `load`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from hermetic_wire.errors import LoadFailed, ModelInvalid
+from hermetic_wire.generation import TextToImage
+from hermetic_wire.worker import ModelSpec
+from hermetic_worker import checks, libraries
+from hermetic_worker.device import Device, parse
+from hermetic_worker.folder import Folder
+
+from .base import Footprint, OnProgress, OnStep, Result
+
+__all__ = ["StableDiffusion", "StableDiffusionXL"]
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+class StableDiffusion:
+    """SD1.x: one text encoder, one UNet, one VAE."""
+
+    class_name: ClassVar[str] = "StableDiffusionPipeline"
+    required: ClassVar[tuple[str, ...]] = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    """Without these there is no image; a safety checker and its extractor may be left out."""
+
+    def __init__(self) -> None:
+        self._pipe: Any = None
+        self._scheduler_config: Any = None
+        self._device = Device("cpu")
+
+    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+        """From the folder to a pipeline on the device that has passed every check."""
+        self._device = parse(device)
+        dtype = _dtype_name(spec, self._device)
+        folder = self._folder(spec)
+        laps = _Laps()
+        on_progress("imports", 0.0)
+        with laps.lap("imports"):
+            libraries.bring_in()
+        self._device.require()
+        on_progress("weights", 0.3)
+        with laps.lap("load"):
+            pipe = _from_folder(folder, dtype)
+            self._check(pipe, folder, dtype)
+        on_progress("device", 0.8)
+        with laps.lap("place"):
+            pipe.to(str(self._device))
+            self._device.synchronize()
+        on_progress("smoke", 0.9)
+        with laps.lap("smoke"):
+            self._scheduler_config = pipe.scheduler.config
+            checks.draws(pipe, {"prompt": "smoke"})
+            self._device.synchronize()
+        self._pipe = pipe
+        return Footprint(self._device.memory(), laps.seconds, libraries.versions())
+
+    def run(self, task: TextToImage, on_step: OnStep) -> Result:
+        """The images of the task, each the same whatever ran before it."""
+        from .denoising import denoise
+
+        # A scheduler keeps the timesteps and the outputs of its last run: A, B, A once differed.
+        scheduler = type(self._pipe.scheduler)
+        self._pipe.scheduler = scheduler.from_config(self._scheduler_config)
+        return denoise(self._pipe, task, self._device, on_step)
+
+    def _folder(self, spec: ModelSpec) -> Folder:
+        if spec.pipeline not in {None, self.class_name}:
+            raise ModelInvalid(
+                f"The architecture {spec.architecture} is drawn by {self.class_name}, but the "
+                f"catalog declares {spec.pipeline} for {spec.name!r}. Correct one of the two."
+            )
+        folder = Folder.read(spec.path)
+        folder.require_class(self.class_name)
+        return folder
+
+    def _check(self, pipe: Any, folder: Folder, dtype: str) -> None:
+        import torch
+
+        checks.declared_class(pipe, folder.class_name)
+        checks.nothing_missing(pipe, self.required)
+        checks.no_meta_tensor(pipe)
+        checks.held_in(pipe, getattr(torch, dtype))
+        checks.text_widths(pipe)
+        checks.latent_channels(pipe)
+
+
+class StableDiffusionXL(StableDiffusion):
+    """SDXL base: two text encoders, of which the second also gives the pooled embedding."""
+
+    class_name = "StableDiffusionXLPipeline"
+    required = (*StableDiffusion.required, "text_encoder_2", "tokenizer_2")
+
+
+def _from_folder(folder: Folder, dtype: str) -> Any:
+    import diffusers
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        pipe = getattr(diffusers, folder.class_name).from_pretrained(
+            str(folder.path),
+            dtype=getattr(torch, dtype),
+            variant=folder.variant(),
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except SafetensorError as error:
+        raise ModelInvalid(
+            f"A weights file in {folder.path} is damaged: {error}. Copy the folder again."
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _dtype_name(spec: ModelSpec, device: Device) -> str:
+    name = spec.dtype or device.default_dtype
+    if name not in DTYPES:
+        raise LoadFailed(
+            f"The dtype {name!r} was asked for; the model {spec.name!r} can be held in "
+            f"{', '.join(DTYPES)}."
+        )
+    return name
+
+
+class _Laps:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def lap(self, stage: str) -> Iterator[None]:
+        """Time what is done inside."""
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - began
