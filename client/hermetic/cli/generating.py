@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["file_names", "generate"]
 
 _STDOUT = "-"
+_OPTIONS = {
+    *("prompt", "model", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n"),
+    "job_id",
+}
+"""What `Client.submit` takes by name: none of it is a parameter of a model's own."""
 _SOURCES = ("configured", "embedded", "built-in")
 """Where a model comes from, the likeliest to be meant first."""
 
@@ -49,6 +55,8 @@ def _read_settings(
         name, equals, text = value.partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{value!r} is no setting; write it as NAME=VALUE.")
+        if name in _OPTIONS:
+            raise click.BadParameter(f"{name} is no parameter of a model's own; see --help.")
         settings[name] = _parameter(text)
     return settings
 
@@ -79,7 +87,9 @@ def _parameter(text: str) -> Parameter:
 @click.option(
     "-o", "--output", metavar="FILE", help="PNG to write; - is stdout. [default: hermetic-JOB.png]"
 )
-@click.option("--negative", metavar="TEXT", help="What the images must not show.")
+@click.option(
+    "--negative", "negative_prompt", metavar="TEXT", help="What the images must not show."
+)
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps.")
 @click.option(
     "--size", "dimensions", metavar="WxH", callback=_read_size, help="Pixels, such as 512x768."
@@ -88,9 +98,7 @@ def _parameter(text: str) -> Parameter:
     "--guidance", type=float, metavar="X", help="Classifier-free guidance; 1 or less is none."
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), metavar="N", help="Of the first image.")
-@click.option(
-    "-n", "count", type=click.IntRange(min=1), default=1, metavar="N", help="Images per prompt."
-)
+@click.option("-n", type=click.IntRange(min=1), default=1, metavar="N", help="Images per prompt.")
 @click.option(
     "--set",
     "settings",
@@ -109,7 +117,7 @@ def generate(
     model: str | None,
     output: str | None,
     dimensions: tuple[int, int] | None,
-    count: int,
+    n: int,
     settings: dict[str, Parameter],
     quiet: bool,
     as_json: bool,
@@ -121,22 +129,12 @@ def generate(
     Ctrl-C cancels the job; a second one leaves it to the daemon. What a model takes besides
     these options, `hermetic show MODEL` tells; give it with --set.
     """
-    _check_output(output, len(prompts) * count, as_json)
+    _check_output(output, len(prompts) * n, as_json)
     width, height = dimensions or (None, None)
     with session.client() as client:
         chosen = model or _choose(client, quiet)
-        job = client.submit(
-            prompts[0] if len(prompts) == 1 else prompts,
-            model=chosen,
-            negative_prompt=sampling["negative"],
-            width=width,
-            height=height,
-            steps=sampling["steps"],
-            guidance=sampling["guidance"],
-            seed=sampling["seed"],
-            n=count,
-            **settings,
-        )
+        given = {"width": width, "height": height, **sampling, **settings}
+        job = client.submit(prompts, model=chosen, n=n, **given)
         result = finish(job, chosen, quiet=quiet)
     files = _save(result, output)
     if as_json:
@@ -158,6 +156,9 @@ def _check_output(output: str | None, images: int, as_json: bool) -> None:
     file = Path(output)
     if file.suffix.lower() not in (".png", ""):
         raise click.UsageError(f"{file.name} would not be a PNG; name it {file.stem}.png.")
+    if file.exists() and not file.is_file():
+        # A PNG takes the place of what has its name; a device must not lose its own.
+        raise click.UsageError(f"{file} is no regular file; - writes to stdout.")
     if not file.parent.is_dir():
         raise click.UsageError(f"There is no directory {file.parent} to write {file.name} into.")
 
@@ -181,7 +182,10 @@ def _save(result: Result, output: str | None) -> list[Path]:
     from hermetic.png import save_png
 
     if output == _STDOUT:
-        save_png(result.images[0], sys.stdout.buffer, result=result, index=0)
+        with TemporaryDirectory() as directory:
+            file = Path(directory, "image.png")
+            save_png(result.images[0], file, result=result)
+            sys.stdout.buffer.write(file.read_bytes())
         return []
     files = file_names(output, result.job_id, len(result.images))
     for index, (image, file) in enumerate(zip(result.images, files, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,9 +42,15 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Container[str] = (),
+    indent: int = 0,
+    stderr: bool = False,
 ) -> None:
     """Print rows under their headings, the columns named in `right` aligned to the right."""
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -53,7 +59,7 @@ def print_table(
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console().print(table)
+    console(stderr=stderr).print(Padding(table, (0, 0, 0, indent), expand=False))
 
 
 def size(count: int | None) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from hermetic_wire.errors import JobCancelled
+from hermetic_wire.errors import HermeticError, JobCancelled
 
-from .progress import Show, progress
+from .progress import progress
 
 if TYPE_CHECKING:
     from hermetic import Job, Result
@@ -24,15 +25,12 @@ def finish(job: Job, label: str, *, quiet: bool = False) -> Result:
     """
     try:
         with progress(label, quiet=quiet) as show:
-            _watch(job, show)
+            for update in job:
+                show(update)
     except KeyboardInterrupt:
         click.echo("hermetic: cancelling; Ctrl-C again leaves at once", err=True)
         job.cancel()
-        _watch(job, lambda update: None)
+        with suppress(HermeticError):
+            job.result()
         raise JobCancelled(f"Job {job.id} was cancelled.") from None
     return job.result()
-
-
-def _watch(job: Job, show: Show) -> None:
-    for update in job:
-        show(update)

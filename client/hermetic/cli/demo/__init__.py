@@ -1,0 +1,1 @@
+"""`hermetic demo`: the bug, then the same through Hermetic, then the proof."""

@@ -1,0 +1,135 @@
+"""`ps`, `models`, `show`, `jobs`, `status`: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import FakeClient
+
+from hermetic_wire.errors import ErrorBody
+from hermetic_wire.generation import JobState
+from hermetic_wire.messages import JobRow, ModelRow, WorkerRow
+
+
+def worker(**fields: object) -> WorkerRow:
+    row = {
+        "model": "demo-sd15",
+        "architecture": "sd15",
+        "epoch": 3,
+        "pid": 4242,
+        "device": "cpu",
+        "state": "ready",
+        "resident_bytes": 300 * 2**20,
+        "peak_bytes": 3 * 2**30,
+        "jobs": 2,
+    }
+    return WorkerRow(**{**row, **fields})  # type: ignore[arg-type]
+
+
+def job(job_id: str, state: JobState = "queued", **fields: object) -> JobRow:
+    row = {"app": "easel", "uid": 0, "pid": 7, "model": "demo-sd15", "position": 0}
+    return JobRow(id=job_id, state=state, **{**row, **fields})  # type: ignore[arg-type]
+
+
+def test_ps_shows_each_worker(client: FakeClient, run: Run) -> None:
+    client.worker_rows = [worker()]
+    done = run("ps")
+    assert done.exit_code == 0
+    heading, line = done.stdout.splitlines()
+    assert heading.split()[:4] == ["MODEL", "ARCHITECTURE", "EPOCH", "PID"]
+    assert "300.0 MiB" in line
+    assert "3.0 GiB" in line
+    assert "\x1b" not in done.stdout
+
+
+def test_ps_as_json_has_the_fixed_fields(client: FakeClient, run: Run) -> None:
+    client.worker_rows = [worker(idle_until=12.5)]
+    (row,) = json.loads(run("ps", "--json").stdout)
+    fixed = "model architecture epoch pid device state resident_bytes peak_bytes jobs idle_until"
+    assert set(fixed.split()) <= set(row)
+    assert row["resident_bytes"] == 300 * 2**20
+    assert row["idle_until"] == 12.5
+
+
+def test_ps_without_workers_says_what_starts_one(run: Run) -> None:
+    assert "hermetic load MODEL" in run("ps").stdout
+    assert json.loads(run("ps", "--json").stdout) == []
+
+
+def test_a_long_line_is_never_cut_off_a_terminal(client: FakeClient, run: Run) -> None:
+    problem = "the UNet's cross-attention is 768 wide and the text encoder 1024: " + "x" * 200
+    client.model_rows = [
+        ModelRow(name="bent", architecture="sd15", source="configured", problem=problem)
+    ]
+    assert problem in run("models").stdout
+
+
+def test_models(client: FakeClient, run: Run) -> None:
+    assert "demo-sd15" in run("models").stdout
+    (row,) = json.loads(run("models", "--json").stdout)
+    assert row["name"] == "demo-sd15"
+
+
+def test_show_is_a_page(client: FakeClient, run: Run) -> None:
+    client.model_rows = [
+        ModelRow(
+            name="easel",
+            architecture="sdxl",
+            source="configured",
+            path="/models/easel",
+            components={"unet": "UNet2DConditionModel"},
+            widths={"unet.cross_attention_dim": 2048},
+            defaults={"steps": 20},
+            extra={"clip_skip": "int"},
+        )
+    ]
+    page = run("show", "easel").stdout
+    for said in ("/models/easel", "UNet2DConditionModel", "2048", "steps", "clip_skip"):
+        assert said in page
+    assert json.loads(run("show", "easel", "--json").stdout)["widths"] == {
+        "unet.cross_attention_dim": 2048
+    }
+
+
+def test_show_of_an_unknown_model(run: Run) -> None:
+    done = run("show", "nothing", "--json")
+    assert done.exit_code == 66
+    assert json.loads(done.stdout)["error"]["code"] == "unknown_model"
+
+
+def test_jobs_are_told_apart(client: FakeClient, run: Run) -> None:
+    client.job_rows = [
+        job("a" * 9 + "1", "running", position=None, step=3, steps=8, attempts=1),
+        job("a" * 9 + "2", "failed", error=ErrorBody(code="job", message="it broke")),
+    ]
+    lines = run("jobs").stdout.splitlines()
+    assert lines[1].startswith("aaaaaaaaa1 ")
+    assert "3/8" in lines[1]
+    assert "it broke" in lines[2]
+
+
+def test_jobs_as_json_has_the_fixed_fields(client: FakeClient, run: Run) -> None:
+    client.job_rows = [job("a1")]
+    (row,) = json.loads(run("jobs", "--json").stdout)
+    fixed = {"id", "app", "model", "state", "position", "estimate_s", "attempts", "error"}
+    assert fixed <= set(row)
+
+
+def test_no_jobs(run: Run) -> None:
+    assert run("jobs").stdout == "No jobs yet.\n"
+
+
+def test_status(run: Run) -> None:
+    said = run("status").stdout
+    for part in ("pid 99", "serving for 1 min 15 s", "1 running, 2 waiting", "5 succeeded"):
+        assert part in said
+    found = json.loads(run("status", "--json").stdout)
+    assert found["pid"] == 99
+    assert not {"v", "seq", "type"} & set(found), "the wire's own fields are nobody's business"
+
+
+@pytest.mark.parametrize("verb", ["ps", "models", "jobs"])
+def test_lists_are_json_arrays(verb: str, run: Run) -> None:
+    assert isinstance(json.loads(run(verb, "--json").stdout), list)
