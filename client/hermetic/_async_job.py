@@ -81,7 +81,10 @@ class AsyncJob:
             on_update(update)
         return await self.result()
 
-    async def _updates(self, timeout: float | None) -> AsyncIterator[JobUpdate]:
+    async def _updates(
+        self,
+        timeout: float | None,  # noqa: ASYNC109 - as above
+    ) -> AsyncIterator[JobUpdate]:
         """The updates until the end, all of them within `timeout` seconds."""
         clock = asyncio.get_running_loop().time
         deadline = None if timeout is None else clock() + timeout

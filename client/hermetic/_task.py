@@ -30,7 +30,7 @@ def checked_job_id(job_id: str | None) -> str:
     """The id, or a new random one for None. Raises InvalidParameter for one of the wrong form."""
     if job_id is None:
         return secrets.token_hex(16)
-    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+    if not _JOB_ID.fullmatch(job_id):
         raise InvalidParameter(
             f"job_id is {job_id!r}; it has 1 to 64 letters, digits, hyphens and underscores."
         )
@@ -124,7 +124,7 @@ def _finite(name: str, given: SupportsFloat) -> float:
 def _seeds(given: Seed, count: int) -> tuple[int, ...]:
     if given is None:
         return ()
-    if isinstance(given, Sequence) and not isinstance(given, str):
+    if isinstance(given, Sequence):
         seeds = tuple(_whole("seed", one) for one in given)
         if len(seeds) != count:
             raise InvalidParameter(

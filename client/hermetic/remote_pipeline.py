@@ -62,6 +62,8 @@ class RemotePipeline:
     nothing that matters: where and how a model runs is the daemon's configuration.
     """
 
+    _seeds = GeneratorSeeds()  # of the process: a generator may go from one pipeline to the next
+
     def __init__(self, model: str, client: Client | None = None) -> None:
         """`model` is a name of the catalog; without a client it makes one of its own."""
         self.model = model
@@ -69,7 +71,6 @@ class RemotePipeline:
         self.num_timesteps = 0
         """Denoising steps of the call, known from its first step on."""
         self._interrupt = False
-        self._seeds = GeneratorSeeds()
 
     @classmethod
     def from_pretrained(
@@ -100,8 +101,10 @@ class RemotePipeline:
         output_type: Literal["pil", "np"] = "pil",
         return_dict: bool = True,
         **further: Any,
-    ) -> PipelineOutput | tuple[Any, ...]:
-        """Images, in prompt order. Whatever is left out is the model's default in the daemon.
+    ) -> Any:
+        """A PipelineOutput, or a tuple if not `return_dict`; images are in prompt order.
+
+        Whatever is left out is the model's default in the daemon.
 
         `generator` is a torch.Generator, one for the whole batch, or a list with one per image,
         each just seeded. `callback_on_step_end(pipe, step, timestep, {})` is called for each step
@@ -176,6 +179,8 @@ class RemotePipeline:
                             job.cancel()
                             return
                     done = step
+                case _:
+                    pass
 
 
 def _further(given: dict[str, Any]) -> dict[str, Parameter | None]:

@@ -1,0 +1,244 @@
+"""A daemon of a hundred lines: speaks hermetic_wire over a real socket, draws flat colours.
+
+Prompts are its script: `fail` ends a job in an error, `wait` leaves it running until it is
+cancelled, `quiet` accepts it and says nothing, anything else is drawn in two steps.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+from hermetic_wire.codec import Frame
+from hermetic_wire.errors import GenerationFailed, HermeticError, JobCancelled, UnknownJob, to_body
+from hermetic_wire.generation import Image, JobState, Output, TextToImage, WorkerIdentity
+from hermetic_wire.messages import (
+    Accepted,
+    Cancel,
+    Done,
+    Follow,
+    FromApp,
+    FromDaemon,
+    GetStatus,
+    Hello,
+    JobFailed,
+    JobQueued,
+    JobRow,
+    JobRunning,
+    Jobs,
+    JobStep,
+    JobSucceeded,
+    ListJobs,
+    ListModels,
+    ListWorkers,
+    ModelRow,
+    Models,
+    Rejected,
+    Status,
+    Stop,
+    Submit,
+    Unload,
+    Welcome,
+    WorkerRow,
+    Workers,
+    from_app,
+    from_daemon,
+)
+
+__all__ = ["MODEL", "WORKER", "FakeDaemon", "succeeded"]
+
+Request = TypeVar("Request", bound=msgspec.Struct)
+
+MODEL = ModelRow(name="demo-sd15", architecture="sd15", source="embedded")
+WORKER = WorkerIdentity(model="demo-sd15", architecture="sd15", epoch=3, pid=77, device="cpu")
+_ROW = WorkerRow(
+    model="demo-sd15", architecture="sd15", epoch=3, pid=77, device="cpu", state="ready"
+)
+
+
+class FakeDaemon:
+    """Serves from a thread between `start` and `stop`, any number of times; knows its jobs only
+    within one life. With `mute` it takes everything and answers nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mute = False
+        self.seen: queue.SimpleQueue[FromApp] = queue.SimpleQueue()
+        """Every request, in order."""
+        self._jobs: dict[str, Submit] = {}
+        self._outbox: queue.SimpleQueue[list[Frame]] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Binds and serves."""
+        self._jobs.clear()
+        self._bell, self._ring = socket.socketpair()
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.bind(f"ipc://{self.path}")
+        self._thread = threading.Thread(target=self._serve, name="fake-daemon")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Goes away like a killed process: what was not answered never is."""
+        self._ring.send(b"stop")
+        self._thread.join()
+        self._router.close(linger=0)
+        self._context.term()
+        self._bell.close()
+        self._ring.close()
+
+    def await_request(self, kind: type[Request]) -> Request:
+        """The next request of that kind; others before it are passed over."""
+        while True:
+            request = self.seen.get(timeout=10)
+            if isinstance(request, kind):
+                return request
+
+    def say(self, message: FromDaemon | bytes, raw: Sequence[Frame] = ()) -> None:
+        """Sends to the app that spoke last; bytes are sent as they are."""
+        frames = [message, *raw] if isinstance(message, bytes) else from_daemon.encode(message, raw)
+        self._outbox.put(frames)
+        self._ring.send(b"s")
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._bell, zmq.POLLIN)
+        app = b""
+        while True:
+            ready = dict(poller.poll())
+            if self._router in ready:
+                app, *frames = self._router.recv_multipart()
+                self._answer(app, frames)
+            elif b"stop" in self._bell.recv(64):
+                return
+            while not self._outbox.empty():
+                self._router.send_multipart([app, *self._outbox.get()])
+
+    def _answer(self, app: bytes, frames: Sequence[Frame]) -> None:
+        request, _ = from_app.decode(frames)
+        if not self.mute:
+            try:
+                replies = self._replies(request)
+            except HermeticError as error:
+                replies = [(Rejected(seq=request.seq, error=to_body(error)), [])]
+            for message, raw in replies:
+                self._router.send_multipart([app, *from_daemon.encode(message, raw)])
+        self.seen.put(request)
+
+    def _replies(self, request: FromApp) -> list[tuple[FromDaemon, list[Frame]]]:
+        seq = request.seq
+        match request:
+            case Submit(job_id=job_id):
+                self._jobs[job_id] = request
+                return [(_accepted(seq, job_id), []), *_story(request)]
+            case Follow(job_id=job_id):
+                return [(_accepted(seq, job_id), []), *_story(self._job(job_id))]
+            case Cancel(job_id=job_id):
+                self._job(job_id)
+                return [(Done(seq=seq, message="Cancelled."), []), (_cancelled(job_id), [])]
+            case _:
+                return [(_reading(request), [])]
+
+    def _job(self, job_id: str) -> Submit:
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise UnknownJob(f"There is no job {job_id}.") from None
+
+
+def succeeded(job_id: str, task: TextToImage) -> tuple[JobSucceeded, list[Frame]]:
+    """The end of a job: 2 x 1 pixels of the seed's colour per image."""
+    seeds = task.seeds or tuple(range(task.count))
+    colours = seeds if len(seeds) == task.count else seeds * task.count
+    filled = msgspec.structs.replace(task, seeds=seeds, steps=task.steps or 2, guidance=2.0)
+    output = Output(
+        images=(Image(width=2, height=1),) * task.count,
+        seeds=seeds,
+        timings={"total": 0.5},
+        memory={"resident": 1000},
+    )
+    end = JobSucceeded(job_id=job_id, task=filled, output=output, worker=WORKER)
+    return end, [bytes([seed % 256, 0, 255] * 2) for seed in colours]
+
+
+def _story(request: Submit) -> list[tuple[FromDaemon, list[Frame]]]:
+    job_id, task = request.job_id, request.task
+    opening: list[tuple[FromDaemon, list[Frame]]] = [
+        (JobQueued(job_id=job_id, position=0), []),
+        (JobRunning(job_id=job_id, epoch=3, pid=77), []),
+        (JobStep(job_id=job_id, step=1, steps=2, timestep=501.0), []),
+    ]
+    if not isinstance(task, TextToImage):
+        end = JobSucceeded(job_id=job_id, task=task, output=Output(), worker=WORKER)
+        return [*opening[:1], (end, [])]
+    match task.prompts[0]:
+        case "quiet":
+            return []
+        case "wait":
+            return opening
+        case "fail":
+            error = GenerationFailed("It raised.", report="Traceback")
+            failed = JobFailed(job_id=job_id, state="failed", error=to_body(error))
+            return [*opening, (failed, [])]
+        case _:
+            last = JobStep(job_id=job_id, step=2, steps=2, timestep=1.0)
+            return [*opening, (last, []), succeeded(job_id, task)]
+
+
+def _accepted(seq: int, job_id: str, state: JobState = "queued") -> Accepted:
+    return Accepted(seq=seq, job_id=job_id, state=state)
+
+
+def _cancelled(job_id: str) -> JobFailed:
+    error = to_body(JobCancelled("Cancelled by its owner."))
+    return JobFailed(job_id=job_id, state="cancelled", error=error)
+
+
+def _reading(request: FromApp) -> FromDaemon:
+    seq = request.seq
+    match request:
+        case Hello():
+            return Welcome(seq=seq, version="0", pid=1)
+        case ListJobs():
+            row = JobRow(
+                id="j", app="a", uid=1, pid=2, model="demo-sd15", state="queued", position=0
+            )
+            return Jobs(seq=seq, jobs=(row,))
+        case ListModels(model=name):
+            return Models(seq=seq, models=(MODEL,) if name in (None, MODEL.name) else ())
+        case ListWorkers():
+            return Workers(seq=seq, workers=(_ROW,))
+        case GetStatus():
+            return _status(seq)
+        case Unload(model=model):
+            return Done(seq=seq, message=f"{model} is unloaded.")
+        case Stop(mode=mode):
+            return Done(seq=seq, message=f"The daemon ends: {mode}.")
+        case _:
+            raise AssertionError(f"{request} is answered elsewhere")
+
+
+def _status(seq: int) -> Status:
+    return Status(
+        seq=seq,
+        version="0",
+        pid=1,
+        state="serving",
+        endpoint="/e",
+        device="cpu",
+        start_method="exec",
+        uptime_s=1.0,
+        resident_bytes=1,
+        queued=0,
+        running=0,
+        ended={},
+        workers_started=3,
+    )
