@@ -1,0 +1,1 @@
+"""`hermetic doctor`: looks at everything that a first run needs, changes nothing."""
