@@ -309,8 +309,10 @@ class Supervisor:
             logger.warning("dropped the end of a job that epoch %d has not", worker.epoch)
             return
         worker.settle_down()
-        worker.state, worker.job_id, worker.cancelling = "ready", None, False
+        was_asked, worker.cancelling = worker.cancelling, False
+        worker.state, worker.job_id = "ready", None
         worker.jobs += 1
+        reusable = True
         error: errors.HermeticError | None = None
         match message:
             case wire.Done():
@@ -319,10 +321,15 @@ class Supervisor:
                     output = _with_timings(output, worker.timings)
                 self._report(Completed(message.job_id, output, _identity(worker), raw))
             case wire.Failed():
-                error = errors.from_body(message.error)
-            case wire.Cancelled():
+                error, reusable = errors.from_body(message.error), False
+            case wire.Cancelled() if was_asked:
                 error = errors.JobCancelled("The job was cancelled.")
-        reusable = not isinstance(message, wire.Failed)
+            case wire.Cancelled():
+                reusable = False
+                error = errors.WorkerDied(
+                    f"Somebody ended the worker of {worker.model.name!r} (epoch {worker.epoch}) in "
+                    "the middle of the job, by SIGTERM. Submit it again."
+                )
         self._emit(dispatcher.Finished(worker.epoch, message.job_id, error, reusable))
 
     # Ends.

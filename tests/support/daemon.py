@@ -1,0 +1,154 @@
+"""A real daemon process for tests: started, waited for by condition, ended, leaks counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from hermetic import Client
+
+__all__ = ["RunningDaemon", "until"]
+
+FAKES = Path(__file__).parent.parent / "fakes"
+START_SECONDS = 20.0
+END_SECONDS = 20.0
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for a condition; fail with `what` where it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.005)  # the pace of a poll, not a guess at how long things take
+
+
+class RunningDaemon:
+    """`hermeticd` on a private endpoint, with a configuration of its own."""
+
+    def __init__(
+        self,
+        config: str = "",
+        *,
+        misbehaving: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="hm-")  # short: 107 bytes for a socket
+        self.directory = Path(self._scratch.name)
+        self.endpoint = self.directory / "hermetic.sock"
+        self.log = self.directory / "log"
+        self._config = self.directory / "hermetic.toml"
+        self._config.write_text(config)
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("HERMETIC")},
+            "HERMETIC_STATE_DIR": str(self.directory / "state"),
+            **(environment or {}),
+        }
+        if misbehaving:
+            command = f"{sys.executable} {FAKES / 'misbehaving_worker.py'}"
+            self._environment["HERMETIC_WORKER__COMMAND"] = command
+        self.process = self._spawn()
+        try:
+            self.await_serving()
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "hermetic_daemon", "--log-level", "debug"),
+                    *("--endpoint", str(self.endpoint), "--config", str(self._config)),
+                    *("--device", "cpu"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def await_serving(self) -> None:
+        """Until somebody listens on the endpoint."""
+        until(self._listens, START_SECONDS, f"a daemon serves; its log:\n{self.log.read_text()}")
+
+    def _listens(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended:\n{self.log.read_text()}")
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(self.endpoint))
+            return True
+        return False
+
+    def client(self, app: str = "test") -> Client:
+        """A new client of this daemon, to be closed by the caller."""
+        return Client(self.endpoint, app=app)
+
+    def workers(self) -> list[psutil.Process]:
+        """Every living process that was started for this daemon, orphans included."""
+        return list(self._started_processes())
+
+    def _started_processes(self) -> Iterator[psutil.Process]:
+        mine = str(self.endpoint.with_suffix(".workers"))
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and any(
+                    mine in part for part in process.cmdline()
+                ):
+                    yield process
+
+    def kill(self) -> None:
+        """SIGKILL, as the OOM killer would."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        """A new daemon on the same endpoint, after the old one has ended."""
+        self.process = self._spawn()
+        self.await_serving()
+
+    def end(self) -> int:
+        """SIGTERM; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the daemon did not end:\n{self.log.read_text()}") from None
+
+    def __enter__(self) -> RunningDaemon:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            error.add_note(f"the daemon's log:\n{self.log.read_text()}")
+        try:
+            self.end()
+            if error is None:
+                left = self.workers()
+                assert not left, f"processes outlived their daemon: {left}"
+        finally:
+            for process in self.workers():
+                process.kill()
+            self._scratch.cleanup()
