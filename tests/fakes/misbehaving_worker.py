@@ -1,7 +1,8 @@
 """A real worker whose pipeline misbehaves as its model's options say. Same command line.
 
 The life around the pipeline is hermetic_worker's own. Without options it is the echo pipeline.
-A number is a step (the first is 1); the misfortune comes before that step is told.
+A number is a step (the first is 1); the misfortune comes before that step is told, and its name
+is on standard error before it comes, so that a test can wait for it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hermetic_worker.pipelines.echo import Echo
 
 FOR_EVER = 3600
 """Seconds; every test is over before."""
+_STDERR = 2
 _LINE = b"it could be worse, and it is about to be\n"
 
 
@@ -61,13 +63,11 @@ class Misbehaving:
 
     def __init__(self) -> None:
         self._echo = Echo()
-        self._at_step: dict[int, Callable[[], None]] = {}
+        self._at_step: dict[int, str] = {}
 
     def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
         """The echo pipeline's load, unless told otherwise."""
-        for name, misfortune in AT_STEP.items():
-            if name in spec.options:
-                self._at_step[int(spec.options[name])] = misfortune
+        self._at_step = {int(step): name for name, step in spec.options.items() if name in AT_STEP}
         if spec.options.get("ignore_sigterm"):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _flood(int(spec.options.get("flood_stderr", 0)))
@@ -83,20 +83,19 @@ class Misbehaving:
         """The echo pipeline's run, until the step comes."""
 
         def misbehave(step: int, steps: int, timestep: float | None = None) -> None:
-            self._at_step.get(step, _do_nothing)()
+            if step in self._at_step:
+                name = self._at_step[step]
+                os.write(_STDERR, f"misfortune: {name}\n".encode())
+                AT_STEP[name]()
             on_step(step, steps, timestep)
 
         return self._echo.run(task, misbehave)
 
 
-def _do_nothing() -> None:
-    pass
-
-
 def _flood(length: int) -> None:
     written = 0
     while written < length:
-        written += os.write(sys.stderr.fileno(), _LINE)
+        written += os.write(_STDERR, _LINE)
 
 
 if __name__ == "__main__":

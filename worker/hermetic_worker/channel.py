@@ -14,7 +14,7 @@ from hermetic_wire.codec import Frame
 from hermetic_wire.errors import MalformedMessage, MessageTooLarge
 from hermetic_wire.worker import FromWorker, ToWorker, from_worker, to_worker
 
-__all__ = ["LINGER_MS", "Channel", "ProtocolBroken", "Waker"]
+__all__ = ["LINGER_MS", "Channel", "Link", "ProtocolBroken", "Waker"]
 
 LINGER_MS = 1000
 """How long the last words may take to leave when the worker ends in order."""
@@ -28,6 +28,16 @@ class Waker(Protocol):
     """What ends a wait besides a message: `stopping.StopRequest`."""
 
     def fileno(self) -> int: ...
+
+
+class Link(Protocol):
+    """What a worker's loop needs of its channel."""
+
+    def send(self, message: FromWorker, raw: Sequence[Frame] = ()) -> None: ...
+
+    def receive(self) -> ToWorker | None: ...
+
+    def poll(self) -> ToWorker | None: ...
 
 
 class Channel:

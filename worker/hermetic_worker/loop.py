@@ -32,7 +32,7 @@ from hermetic_wire.worker import (
 )
 
 from . import failures, guard
-from .channel import Channel, ProtocolBroken
+from .channel import Channel, Link, ProtocolBroken
 from .pipelines import PIPELINES, Factory, pipeline_for
 from .pipelines.base import Pipeline, Result
 from .stopping import StopRequest
@@ -95,7 +95,7 @@ class Worker:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Link,
         epoch: int,
         stop: StopRequest,
         pipelines: Mapping[str, Factory] = PIPELINES,

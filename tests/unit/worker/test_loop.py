@@ -1,0 +1,243 @@
+"""The order of a worker's messages, whatever its pipeline and its daemon do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermetic_wire.codec import MAX_RAW_BYTES, Frame
+from hermetic_wire.errors import InvalidParameter
+from hermetic_wire.generation import Load, Output, TextToImage
+from hermetic_wire.worker import (
+    Assign,
+    Cancel,
+    Cancelled,
+    Done,
+    Failed,
+    FromWorker,
+    Hello,
+    LoadFailed,
+    Loading,
+    ModelSpec,
+    Quit,
+    Ready,
+    Run,
+    Step,
+    ToWorker,
+    from_worker,
+)
+from hermetic_worker.channel import ProtocolBroken
+from hermetic_worker.loop import End, Worker
+from hermetic_worker.pipelines.base import Footprint, OnProgress, OnStep, Result
+from hermetic_worker.stopping import StopRequest
+
+ASSIGN = Assign(model=ModelSpec(name="m", architecture="fake"), device="cpu")
+TASK = TextToImage(prompts=("x",), seeds=(1,))
+TERMINAL = (Done, Failed, Cancelled)
+
+
+@dataclass
+class FakePipeline:
+    """Raises `error` at point `at`: 0 is before the first step, n after the nth."""
+
+    steps: int = 2
+    at: int | None = None
+    error: BaseException = field(default_factory=lambda: RuntimeError("broken"))
+    frames: Sequence[Frame] = ()
+
+    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+        on_progress("only", 0.0)
+        return Footprint()
+
+    def run(self, task: TextToImage, on_step: OnStep) -> Result:
+        self._maybe_raise(0)
+        for step in range(1, self.steps + 1):
+            on_step(step, self.steps)
+            self._maybe_raise(step)
+        return Result(Output(), self.frames)
+
+    def _maybe_raise(self, point: int) -> None:
+        if point == self.at:
+            raise self.error
+
+
+@dataclass
+class FailingLoad(FakePipeline):
+    """Never becomes ready."""
+
+    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+        raise self.error
+
+
+@dataclass
+class ScriptedLink:
+    """A daemon in one list. `polled` holds what arrives at the nth poll, the first being 0."""
+
+    script: list[ToWorker]
+    polled: dict[int, ToWorker | BaseException] = field(default_factory=dict)
+    sent: list[FromWorker] = field(default_factory=list)
+    polls: int = 0
+
+    def send(self, message: FromWorker, raw: Sequence[Frame] = ()) -> None:
+        from_worker.encode(message, raw)  # it must fit the wire
+        self.sent.append(message)
+
+    def receive(self) -> ToWorker | None:
+        return self.script.pop(0) if self.script else Quit()
+
+    def poll(self) -> ToWorker | None:
+        arrived = self.polled.pop(self.polls, None)
+        if arrived is None:
+            self.polls += 1
+        if isinstance(arrived, BaseException):
+            raise arrived
+        return arrived
+
+
+def live(link: ScriptedLink, pipeline: FakePipeline) -> End:
+    stop = StopRequest()
+    try:
+        return Worker(link, 3, stop, {"fake": lambda: pipeline}).live("token")
+    finally:
+        stop.close()
+
+
+def test_a_life_in_order() -> None:
+    link = ScriptedLink([ASSIGN, Run(job_id="a", task=TASK), Run(job_id="b", task=Load())])
+    assert live(link, FakePipeline()) is End.IN_ORDER
+    kinds = [type(message) for message in link.sent]
+    assert kinds == [Hello, Loading, Ready, Step, Step, Done, Done]
+    assert {message.epoch for message in link.sent} == {3}
+
+
+RAISED = st.sampled_from(
+    [
+        RuntimeError("broken"),
+        InvalidParameter("no"),
+        MemoryError(),
+        SystemExit(0),
+        KeyboardInterrupt(),
+        ProtocolBroken("from nowhere"),
+    ]
+)
+
+
+@given(
+    steps=st.integers(0, 4),
+    at=st.none() | st.integers(0, 5),
+    error=RAISED,
+    arriving=st.none() | st.sampled_from([Cancel(job_id="a"), Quit(), Load, ASSIGN]),
+    when=st.integers(0, 5),
+)
+def test_exactly_one_terminal_message_per_job(
+    steps: int,
+    at: int | None,
+    error: BaseException,
+    arriving: ToWorker | type[Load] | None,
+    when: int,
+) -> None:
+    polled: dict[int, ToWorker | BaseException] = {}
+    if isinstance(arriving, Cancel | Quit | Assign):
+        polled[when + 1] = arriving  # poll 0 belongs to the load
+    link = ScriptedLink([ASSIGN, Run(job_id="a", task=TASK)], polled)
+    end = live(link, FakePipeline(steps=steps, at=at, error=error))
+    ends = [message for message in link.sent if isinstance(message, TERMINAL)]
+    assert [message.job_id for message in ends] == ["a"]
+    assert link.sent[-1] is ends[0]
+    told = [message.step for message in link.sent if isinstance(message, Step)]
+    assert told == list(range(1, len(told) + 1))
+    failed = isinstance(ends[0], Failed)
+    assert (end in {End.JOB_FAILED, End.PROTOCOL}) is failed
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_a_cancel_at_any_step_leaves_the_next_job_alone(when: int) -> None:
+    runs: list[ToWorker] = [Run(job_id="a", task=TASK), Run(job_id="b", task=TASK)]
+    link = ScriptedLink([ASSIGN, *runs], {when: Cancel(job_id="a")})
+    assert live(link, FakePipeline(steps=3)) is End.IN_ORDER
+    ends = [message for message in link.sent if isinstance(message, TERMINAL)]
+    assert [type(message) for message in ends] == [Cancelled, Done]
+    assert sum(isinstance(message, Step) for message in link.sent) == when + 3
+
+
+def test_a_cancel_that_crosses_the_end_is_dropped() -> None:
+    script: list[ToWorker] = [ASSIGN, Run(job_id="a", task=TASK), Cancel(job_id="a")]
+    link = ScriptedLink([*script, Run(job_id="b", task=TASK)])
+    assert live(link, FakePipeline()) is End.IN_ORDER
+    assert sum(isinstance(message, Done) for message in link.sent) == 2
+
+
+def test_quit_in_a_job_cancels_it() -> None:
+    link = ScriptedLink([ASSIGN, Run(job_id="a", task=TASK)], {1: Quit()})
+    assert live(link, FakePipeline()) is End.IN_ORDER
+    assert isinstance(link.sent[-1], Cancelled)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [Run(job_id="a", task=TASK)],
+        [ASSIGN, ASSIGN],
+        [ASSIGN, Cancel(job_id="unknown")],
+    ],
+)
+def test_what_may_not_come_then_ends_the_worker(script: list[ToWorker]) -> None:
+    assert live(ScriptedLink(script), FakePipeline()) is End.PROTOCOL
+
+
+def test_what_may_not_come_in_a_job_still_ends_the_job() -> None:
+    polled: dict[int, ToWorker | BaseException] = {1: ProtocolBroken("no msgpack")}
+    link = ScriptedLink([ASSIGN, Run(job_id="a", task=TASK)], polled)
+    assert live(link, FakePipeline()) is End.PROTOCOL
+    failed = link.sent[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "malformed_message"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(0)])
+def test_a_load_that_raises_is_told(error: BaseException) -> None:
+    link = ScriptedLink([ASSIGN])
+    assert live(link, FailingLoad(error=error)) is End.LOAD_FAILED
+    failed = link.sent[-1]
+    assert isinstance(failed, LoadFailed)
+    assert failed.error.code == "load_failed"
+    assert failed.error.report is not None
+
+
+def test_quit_in_the_load_ends_in_order() -> None:
+    link = ScriptedLink([ASSIGN], {0: Quit()})
+    assert live(link, FakePipeline()) is End.IN_ORDER
+    assert [type(message) for message in link.sent] == [Hello, Loading]
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    link = ScriptedLink([Assign(model=ModelSpec(name="m", architecture="v1"), device="cpu")])
+    assert live(link, FakePipeline()) is End.LOAD_FAILED
+    failed = link.sent[-1]
+    assert isinstance(failed, LoadFailed)
+    assert failed.error.code == "model_invalid"
+    assert "this worker serves fake" in failed.error.message
+
+
+def test_a_result_too_large_for_the_wire_fails_its_job() -> None:
+    link = ScriptedLink([ASSIGN, Run(job_id="a", task=TASK)])
+    whole = memoryview(bytearray(1 << 20))
+    pipeline = FakePipeline(frames=[whole] * (MAX_RAW_BYTES // len(whole) + 1))
+    assert live(link, pipeline) is End.JOB_FAILED
+    failed = link.sent[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "message_too_large"
+
+
+def test_a_stop_request_ends_the_job_and_the_worker() -> None:
+    stop = StopRequest()
+    stop.request()
+    link = ScriptedLink([ASSIGN])
+    try:
+        assert Worker(link, 3, stop, {"fake": FakePipeline}).live("t") is End.TERMINATED
+    finally:
+        stop.close()
