@@ -73,7 +73,7 @@ class Connection:
             self._life.cancel()
             await asyncio.wait([self._life])
         self._drop_link(polite=True)
-        self._abandon(DaemonUnreachable("The client was closed before the daemon answered."))
+        self._abandon(_closed())
         if self._context is not None:
             self._context.term()
 
@@ -85,6 +85,7 @@ class Connection:
             if self._life is None or self._life.done():
                 self._opened = asyncio.get_running_loop().create_future()
                 self._life = asyncio.create_task(self._live(self._opened))
+                self._life.add_done_callback(self._explain)
             assert self._opened is not None
             await asyncio.shield(self._opened)
             # A link may be lost, with nobody waiting for anything, before this is woken.
@@ -93,15 +94,13 @@ class Connection:
 
     async def _live(self, opened: asyncio.Future[None]) -> None:
         """One life: from the first link until nothing is awaited of a daemon that went away."""
+        # Seen, also when the one who asked has left meanwhile.
+        opened.add_done_callback(lambda future: future.cancelled() or future.exception())
         try:
             link = await self._connect()
         except HermeticError as error:
             opened.set_exception(error)
-            opened.exception()  # seen, also when the one who asked has left meanwhile
             return
-        except asyncio.CancelledError:
-            opened.cancel()
-            raise
         opened.set_result(None)
         while True:
             await self._serve(link)
@@ -116,6 +115,16 @@ class Connection:
                 return
             for frames in self._core.resume():
                 await link.send(frames)
+
+    def _explain(self, life: asyncio.Task[None]) -> None:
+        """Whatever ended a life, a bug here included, nobody may wait for it for ever."""
+        reason: HermeticError = _closed()
+        if not life.cancelled() and (error := life.exception()) is not None:
+            reason = HermeticError(f"The client's connection failed: {error!r}.")
+            self._drop_link()
+            self._abandon(reason)
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_exception(reason)
 
     async def _connect(self) -> Link:
         """A greeted link. Raises DaemonUnreachable, or what the daemon refuses it with."""
@@ -197,3 +206,7 @@ class Connection:
 
     def _abandon(self, error: HermeticError) -> None:
         self._dispatch(self._core.abandon(to_body(error)))
+
+
+def _closed() -> DaemonUnreachable:
+    return DaemonUnreachable("The client was closed before the daemon answered.")

@@ -6,6 +6,7 @@ sent can reach the new conversation.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,10 @@ class Link:
 
     async def send(self, frames: Sequence[Frame]) -> None:
         """Hands the message to ZeroMQ, which never has to wait here."""
-        await self._socket.send_multipart(frames, flags=zmq.NOBLOCK)
+        # Without a high-water mark there is one reason to wait: the peer is gone, and `receive` is
+        # about to say so.
+        with contextlib.suppress(zmq.Again):
+            await self._socket.send_multipart(frames, flags=zmq.NOBLOCK)
 
     async def receive(self) -> list[memoryview] | None:
         """The next message, its frames where ZeroMQ put them; None once the link is lost.

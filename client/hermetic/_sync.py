@@ -124,7 +124,7 @@ class Client:
         except HermeticError:
             raise
         except BaseException:
-            self._loop.run(self._async._give_up, job_id)
+            self._give_up(job_id)
             raise
 
     def submit(
@@ -205,6 +205,10 @@ class Client:
     def stop(self, mode: Literal["drain", "stop", "kill"] = "stop") -> str:
         """Ends the daemon: `drain` finishes accepted jobs, `stop` cancels them, `kill` is rude."""
         return self._loop.run(self._async.stop, mode)
+
+    def _give_up(self, job_id: str) -> None:
+        """Cancels a job that nobody holds any more; where no daemon is, that is all right."""
+        self._loop.run(self._async._give_up, job_id)
 
     def _submit(self, model: str, task: Task) -> Job:
         """A job of a task that is complete already; RemotePipeline's way in."""

@@ -65,7 +65,7 @@ class RemotePipeline:
     _seeds = GeneratorSeeds()  # of the process: a generator may go from one pipeline to the next
 
     def __init__(self, model: str, client: Client | None = None) -> None:
-        """`model` is a name of the catalog; without a client it makes one of its own."""
+        """`model` is a name of the catalog; without a client it makes one, which ends with it."""
         self.model = model
         self.client = Client() if client is None else client
         self.num_timesteps = 0
@@ -160,8 +160,8 @@ class RemotePipeline:
                 self._report(job, callback)
             return job.result()
         except BaseException:
-            if job.state not in ("succeeded", "failed", "cancelled", "interrupted"):
-                job.cancel()
+            if job.state in ("queued", "loading", "running"):
+                self.client._give_up(job.id)
             raise
 
     def _report(self, job: Job, callback: StepCallback) -> None:

@@ -18,6 +18,7 @@ from hermetic import (
     Client,
     DaemonUnreachable,
     GenerationFailed,
+    HermeticError,
     InvalidConfiguration,
     InvalidParameter,
     JobCancelled,
@@ -30,6 +31,7 @@ from hermetic import (
     UnknownJob,
     UnknownModel,
 )
+from hermetic._core import Core
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.messages import Cancel, Follow, Hello, JobRunning, ListJobs, Stop, Submit
 
@@ -241,6 +243,31 @@ def test_news_of_a_kind_unknown_here_is_passed_over(daemon: FakeDaemon, client: 
     daemon.say(JobRunning(job_id="another", epoch=1, pid=1))
     daemon.say(*succeeded(job.id, TextToImage(prompts=("a",))))
     assert len(job.result().images) == 1
+
+
+def test_closing_while_it_connects_ends_the_wait(daemon: FakeDaemon) -> None:
+    daemon.mute = True
+    client = Client(daemon.path)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.status)
+        daemon.await_request(Hello)
+        client.close()
+        with pytest.raises(DaemonUnreachable, match="closed"):
+            waiting.result()
+
+
+def test_a_bug_in_the_connection_leaves_nobody_waiting(
+    daemon: FakeDaemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall(*_: object) -> None:
+        raise ZeroDivisionError
+
+    client.status()
+    with monkeypatch.context() as patch:
+        patch.setattr(Core, "receive", fall)
+        with pytest.raises(HermeticError, match="ZeroDivisionError"):
+            client.status()
+    assert client.status().pid == 1
 
 
 def test_a_closed_client_says_so(daemon: FakeDaemon) -> None:
