@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from hermetic_wire.generation import Parameter
 
 from .completion import complete_model
 from .output import duration, size, to_json, write_json
+from .parameters import read_settings, read_size
 from .session import Session
 from .verb import json_option, verb
 from .waiting import finish
@@ -25,49 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["file_names", "generate"]
 
 _STDOUT = "-"
-_OPTIONS = {
-    *("prompt", "model", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n"),
-    "job_id",
-}
-"""What `Client.submit` takes by name: none of it is a parameter of a model's own."""
 _SOURCES = ("configured", "embedded", "built-in")
 """Where a model comes from, the likeliest to be meant first."""
-
-
-def _read_size(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    """`512x768` or, for a square, `512`."""
-    if value is None:
-        return None
-    width, _, height = value.lower().partition("x")
-    if not width.isdecimal() or not (height or width).isdecimal():
-        raise click.BadParameter(f"{value!r} is no size; write it as 512x768, or 512 for a square.")
-    return int(width), int(height or width)
-
-
-def _read_settings(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> dict[str, Parameter]:
-    """`NAME=VALUE` each; true, 2 and 0.5 are what they look like, anything else is text."""
-    settings: dict[str, Parameter] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{value!r} is no setting; write it as NAME=VALUE.")
-        if name in _OPTIONS:
-            raise click.BadParameter(f"{name} is no parameter of a model's own; see --help.")
-        settings[name] = _parameter(text)
-    return settings
-
-
-def _parameter(text: str) -> Parameter:
-    if text in ("true", "false"):
-        return text == "true"
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(text)
-    return text
 
 
 @verb(
@@ -92,7 +51,7 @@ def _parameter(text: str) -> Parameter:
 )
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps.")
 @click.option(
-    "--size", "dimensions", metavar="WxH", callback=_read_size, help="Pixels, such as 512x768."
+    "--size", "dimensions", metavar="WxH", callback=read_size, help="Pixels, such as 512x768."
 )
 @click.option(
     "--guidance", type=float, metavar="X", help="Classifier-free guidance; 1 or less is none."
@@ -104,7 +63,7 @@ def _parameter(text: str) -> Parameter:
     "settings",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=_read_settings,
+    callback=read_settings,
     help="One of the model's own parameters; may be repeated.",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")

@@ -185,6 +185,7 @@ def _figures(one: Round) -> tuple[str, ...]:
         str(one.result.worker.pid),
         str(one.result.worker.epoch),
         duration(timings.get("switch")),
+        duration(timings.get("imports")),
         duration(timings.get("load")),
         duration(one.seconds_per_image),
         size(memory.get("device_peak", memory.get("peak"))),

@@ -11,7 +11,7 @@ __all__ = ["Row", "contact_sheet"]
 
 _PAPER = (250, 249, 246)
 _INK = (32, 33, 36)
-_PALE_INK = (118, 120, 126)
+_PALE_INK = (112, 114, 120)
 _LINE = (222, 220, 214)
 _ACCENTS = ((38, 98, 180), (176, 92, 18), (46, 125, 80), (130, 60, 150))
 """A colour per model, in order of appearance."""
@@ -39,24 +39,31 @@ class Row:
     notes: Sequence[str]
     """Small lines under the model's name."""
     images: Sequence[Image.Image]
+    verdict: str = ""
+    """What the row proves, in the model's colour."""
     switch: str = ""
     """What happened before this row; nothing before the first."""
 
 
-def contact_sheet(title: str, prompts: Sequence[str], rows: Sequence[Row]) -> Image.Image:
+def contact_sheet(
+    title: str, subtitle: str, prompts: Sequence[str], rows: Sequence[Row]
+) -> Image.Image:
     """The sheet. All images are shown at one size, however large they are."""
-    return _Sheet(title, prompts, rows).drawn()
+    return _Sheet(title, subtitle, prompts, rows).drawn()
 
 
 class _Sheet:
-    def __init__(self, title: str, prompts: Sequence[str], rows: Sequence[Row]) -> None:
+    def __init__(
+        self, title: str, subtitle: str, prompts: Sequence[str], rows: Sequence[Row]
+    ) -> None:
         self._title = title
+        self._subtitle = subtitle
         self._rows = rows
         self._text = ImageFont.load_default(_TEXT)
         self._small = ImageFont.load_default(_SMALL)
         self._heads = [_wrapped(prompt, self._small, _CELL) for prompt in prompts]
         lines = max(len(head) for head in self._heads)
-        self._head_bottom = _MARGIN + _TITLE * 2 + lines * _SMALL * _LEADING + _GAP
+        self._head_bottom = _MARGIN + _TITLE * 3 + lines * _SMALL * _LEADING + _GAP
         models = list(dict.fromkeys(row.model for row in rows))
         self._accents = {m: _ACCENTS[i % len(_ACCENTS)] for i, m in enumerate(models)}
         width = _MARGIN * 2 + _LABEL + len(prompts) * (_CELL + _GAP) - _GAP
@@ -67,6 +74,8 @@ class _Sheet:
     def drawn(self) -> Image.Image:
         title = ImageFont.load_default(_TITLE)
         self._draw.text((_MARGIN, _MARGIN - 6), self._title, _INK, title)
+        under = (_MARGIN, _MARGIN + _TITLE * _LEADING)
+        self._draw.text(under, self._subtitle, _PALE_INK, self._text)
         for column, head in enumerate(self._heads):
             # Headings stand on the pictures, however many lines each has.
             top = self._head_bottom - _GAP / 2 - len(head) * _SMALL * _LEADING
@@ -85,6 +94,8 @@ class _Sheet:
         left = _MARGIN + 20
         self._draw.text((left, top + 2), row.model, accent, self._text)
         self._lines((left, top + 2 + _TEXT * _LEADING + 4), row.notes, _PALE_INK)
+        bottom = (left, top + _CELL - 2)
+        self._draw.text(bottom, row.verdict, accent, self._small, anchor="ls")
         for column, image in enumerate(row.images):
             self._picture((int(self._left(column)), int(top)), image)
 

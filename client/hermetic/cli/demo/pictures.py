@@ -14,6 +14,7 @@ from .rounds import Round
 __all__ = ["save_pictures"]
 
 _TITLE = "Two models, one socket, a new process at every switch"
+_SUBTITLE = "The same prompts and seeds in every round. What a dead process knew cannot leak."
 
 
 def save_pictures(rounds: Sequence[Round], prompts: Sequence[str], out: Path) -> list[Path]:
@@ -25,7 +26,7 @@ def save_pictures(rounds: Sequence[Round], prompts: Sequence[str], out: Path) ->
             save_png(image, file, result=one.result, index=index)
             files.append(file)
     sheet = out / "contact-sheet.png"
-    contact_sheet(_TITLE, prompts, _rows(rounds)).save(sheet, optimize=True)
+    contact_sheet(_TITLE, _SUBTITLE, prompts, _rows(rounds)).save(sheet, optimize=True)
     return [*files, sheet]
 
 
@@ -33,23 +34,29 @@ def _rows(rounds: Sequence[Round]) -> list[Row]:
     return [
         Row(
             model=one.model,
-            notes=_notes(one, rounds),
+            notes=_notes(one),
             images=one.result.images,
+            verdict=_verdict(one, rounds),
             switch=_switch(rounds[index - 1], one) if index else "",
         )
         for index, one in enumerate(rounds)
     ]
 
 
-def _notes(one: Round, rounds: Sequence[Round]) -> list[str]:
+def _notes(one: Round) -> list[str]:
     worker = one.result.worker
     notes = [f"round {one.number}", f"process {worker.pid}, epoch {worker.epoch}"]
     if one.seconds_per_image is not None:
         notes.append(f"{duration(one.seconds_per_image)} per image")
-    earlier = [r for r in rounds[: one.number - 1] if r.model == one.model]
-    if earlier and earlier[0].digests == one.digests:
-        notes.append(f"bit-identical to round {earlier[0].number}")
     return notes
+
+
+def _verdict(one: Round, rounds: Sequence[Round]) -> str:
+    for earlier in rounds[: one.number - 1]:
+        if earlier.model == one.model:
+            same = "bit-identical to" if earlier.digests == one.digests else "DIFFERS FROM"
+            return f"{same} round {earlier.number}"
+    return ""
 
 
 def _switch(former: Round, one: Round) -> str:

@@ -1,0 +1,1 @@
+"""`hermetic bench`: the benchmark of the bug report, made complete."""
