@@ -100,6 +100,7 @@ class WorkerProcess:
         crash report's last lines. To be called from the main thread: a parent-death signal
         fires when the thread that started the child ends.
         """
+        _inherit_nothing()
         child_stdin, birth = os.pipe()
         stderr, child_stderr = os.pipe()
         try:
@@ -203,6 +204,14 @@ class WorkerProcess:
             text = line[:STDERR_LINE_BYTES].decode(errors="replace")
             self._stderr.append(text)
             logger.debug("worker %d: %s", self.pid, text)
+
+
+def _inherit_nothing() -> None:
+    """Also what this process was itself given by a careless parent stays here."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
 
 
 def _high_water_mark(pid: int) -> int:

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -18,20 +17,13 @@ import psutil
 
 from hermetic import Client
 
-__all__ = ["RunningDaemon", "until"]
+from .processes import until
+
+__all__ = ["RunningDaemon"]
 
 FAKES = Path(__file__).parent.parent / "fakes"
 START_SECONDS = 20.0
 END_SECONDS = 20.0
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for a condition; fail with `what` where it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.005)  # the pace of a poll, not a guess at how long things take
 
 
 class RunningDaemon:

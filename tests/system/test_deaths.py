@@ -8,7 +8,8 @@ import signal
 
 import psutil
 import pytest
-from support.daemon import RunningDaemon, until
+from support.daemon import RunningDaemon
+from support.processes import gone, until
 
 from hermetic import Client, GenerationFailed, JobCancelled, WorkerDied, WorkerUnresponsive
 from hermetic import LoadFailed as LoadFailedError
@@ -30,14 +31,6 @@ def model(name: str, **options: float) -> str:
 def impatient(seconds: float) -> str:
     """Deadlines short enough for a test."""
     return f"[worker]\nstep_seconds = {seconds}\nload_seconds = {seconds}\ncancel_seconds = 0.5\n"
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended; a zombie has: whoever adopted it may not have reaped it."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.mark.parametrize("state", ["starting", "loading", "ready", "running"])

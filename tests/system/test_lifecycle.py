@@ -7,7 +7,8 @@ import sys
 
 import psutil
 import pytest
-from support.daemon import RunningDaemon, until
+from support.daemon import RunningDaemon
+from support.processes import until
 
 from hermetic import (
     Client,

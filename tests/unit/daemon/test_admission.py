@@ -1,0 +1,87 @@
+"""What a task may ask of a model, at the edges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from hermetic_daemon.admission import check_job_id, complete
+from hermetic_daemon.catalog import Catalog, Model
+from hermetic_daemon.config import ModelSection
+from hermetic_wire.errors import InvalidParameter
+from hermetic_wire.generation import Load, TextToImage
+
+from .conftest import MakeFolder
+
+
+@pytest.fixture
+def model(make_folder: MakeFolder) -> Model:
+    return Catalog({"m": ModelSection(path=make_folder())}).find("m")
+
+
+def task(**changes: Any) -> TextToImage:
+    return TextToImage(**{"prompts": ("a",), **changes})
+
+
+def test_what_is_left_open_is_filled_in(model: Model) -> None:
+    filled = complete(task(prompts=("a", "b"), images_per_prompt=2, steps=3), model)
+    assert isinstance(filled, TextToImage)
+    assert (filled.width, filled.height, filled.steps, filled.guidance) == (64, 64, 3, 7.5)
+    assert len(filled.seeds) == len(set(filled.seeds)) == 4
+
+
+def test_nothing_is_changed_in_what_was_given(model: Model) -> None:
+    given = task(width=8, height=8192, steps=1, guidance=0.0, seeds=(2**64 - 1,))
+    assert complete(given, model) == given
+
+
+def test_a_load_has_nothing_to_check(model: Model) -> None:
+    assert complete(Load(), model) == Load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompts": ()}, "prompts is empty"),
+        ({"width": 65}, "width is 65.*multiple of 8, such as 64"),
+        ({"height": 7}, "height is 7"),
+        ({"width": 0}, "width is 0"),
+        ({"width": -8}, "width is -8"),
+        ({"width": 8200}, "width is 8200"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 1001}, "steps is 1001"),
+        ({"guidance": -0.1}, r"guidance is -0\.1"),
+        ({"guidance": math.nan}, "guidance is nan"),
+        ({"guidance": math.inf}, "guidance is inf"),
+        ({"images_per_prompt": 0}, "images_per_prompt is 0"),
+        ({"images_per_prompt": 65}, "images_per_prompt is 65"),
+        ({"prompts": ("a",) * 33, "images_per_prompt": 2}, "66 images"),
+        ({"negative_prompts": ("a", "b")}, "negative_prompts has 2"),
+        ({"seeds": (1, 2)}, "seeds has 2 entries for 1"),
+        ({"seeds": (2**64,)}, "seed 18446744073709551616"),
+        ({"images_per_prompt": 2, "width": 8192, "height": 8192}, r"402,653,184 bytes"),
+        ({"extra": {"no_such": 1}}, "no parameter 'no_such'.*clip_skip"),
+        ({"extra": {"clip_skip": 1.5}}, "clip_skip is 1.5"),
+        ({"extra": {"clip_skip": True}}, "clip_skip is True"),
+        ({"extra": {"eta": "a"}}, "eta is 'a'"),
+        ({"extra": {"eta": math.nan}}, "eta is nan"),
+    ],
+)
+def test_what_the_model_cannot_take_is_named(
+    model: Model, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        complete(task(**changes), model)
+
+
+def test_an_integer_is_a_number(model: Model) -> None:
+    assert complete(task(extra={"eta": 1}), model)
+
+
+@pytest.mark.parametrize("job_id", ["", "a/b", "../x", "a b", "é", "a" * 65, "a\n"])
+def test_a_job_id_can_name_a_file(job_id: str) -> None:
+    with pytest.raises(InvalidParameter, match="job id"):
+        check_job_id(job_id)
+    check_job_id("Az09_-")

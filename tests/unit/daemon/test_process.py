@@ -1,0 +1,136 @@
+"""Real processes through the kill ladder: the rung is recorded, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.processes import gone, until
+
+from hermetic_daemon.process import ExitStatus, Grace, WorkerProcess
+
+PATIENT = Grace(message=30.0, terminate=30.0)
+HURRIED = Grace(message=0.05, terminate=0.05)
+
+BORN = "import os, sys, signal, time; sys.stdin.readline(); "
+DEAF = BORN + "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+WAIT = "open(sys.argv[1], 'w').close(); time.sleep(600)"
+"""Opening the FIFO for writing is what the test waits for."""
+
+
+async def ended(program: str, end: Callable[[WorkerProcess], None] | None = None) -> ExitStatus:
+    """Run a program to its end; `end` is called once it is ready."""
+    over: asyncio.Queue[ExitStatus] = asyncio.Queue()
+    with tempfile.TemporaryDirectory() as directory:
+        fifo = Path(directory) / "ready"
+        os.mkfifo(fifo)
+        argv = [sys.executable, "-c", program, str(fifo)]
+        process = WorkerProcess.start(argv, os.environ, b"birth\n", over.put_nowait)
+        if end is not None:
+            await asyncio.wait_for(asyncio.to_thread(fifo.read_bytes), 20)
+            end(process)
+        exit = await asyncio.wait_for(over.get(), 20)
+    await asyncio.sleep(0)
+    assert over.empty(), "told exactly once"
+    return exit
+
+
+def test_an_exit_status_is_told_in_words() -> None:
+    exit = asyncio.run(ended("import sys; sys.exit(7)"))
+    assert (exit.code, exit.rung, exit.words) == (7, "itself", "it exited with status 7")
+
+
+def test_without_a_grace_the_process_is_killed_at_once() -> None:
+    exit = asyncio.run(ended(DEAF + WAIT, lambda process: process.end(None)))
+    assert (exit.code, exit.rung) == (-signal.SIGKILL, "kill")
+    assert exit.words == "Hermetic ended it with SIGKILL"
+
+
+def test_the_polite_message_is_the_first_rung() -> None:
+    child_hears = BORN + "signal.signal(signal.SIGUSR1, lambda *_: os._exit(3)); " + WAIT
+
+    def end(process: WorkerProcess) -> None:
+        process.end(PATIENT, ask=lambda: os.kill(process.pid, signal.SIGUSR1))
+
+    exit = asyncio.run(ended(child_hears, end))
+    assert (exit.code, exit.rung) == (3, "message")
+
+
+def test_who_ignores_the_message_is_terminated() -> None:
+    exit = asyncio.run(ended(BORN + WAIT, lambda p: p.end(HURRIED, ask=lambda: None)))
+    assert (exit.code, exit.rung) == (-signal.SIGTERM, "terminate")
+
+
+def test_who_ignores_sigterm_too_is_killed() -> None:
+    exit = asyncio.run(ended(DEAF + WAIT, lambda p: p.end(HURRIED, ask=lambda: None)))
+    assert (exit.code, exit.rung) == (-signal.SIGKILL, "kill")
+
+
+def test_who_stopped_itself_is_killed() -> None:
+    def end(process: WorkerProcess) -> None:
+        os.kill(process.pid, signal.SIGSTOP)
+        process.end(HURRIED)
+
+    handles = BORN + "signal.signal(signal.SIGTERM, lambda *_: None); "
+    assert asyncio.run(ended(handles + WAIT, end)).rung == "kill"
+
+
+def test_somebody_elses_sigkill_is_told_from_ours() -> None:
+    exit = asyncio.run(ended(BORN + WAIT, lambda p: os.kill(p.pid, signal.SIGKILL)))
+    assert exit.rung == "itself"
+    assert "from outside" in exit.words
+
+
+def test_a_grandchild_that_holds_the_pipes_dies_with_the_group_and_blocks_nobody() -> None:
+    program = (
+        "import subprocess, sys; child = subprocess.Popen(['sleep', '600']); "
+        "sys.stderr.write(f'{child.pid}\\n')"
+    )
+    exit = asyncio.run(ended(program))
+    (grandchild,) = exit.stderr
+    assert exit.rung == "itself"
+    until(lambda: gone(int(grandchild)), 10, "the grandchild is gone")
+
+
+def test_a_flood_of_stderr_keeps_the_last_lines_only() -> None:
+    program = "import sys\nfor i in range(20000): sys.stderr.write(f'line {i} ' + 'x' * 50 + '\\n')"
+    exit = asyncio.run(ended(program))
+    assert len(exit.stderr) <= 30
+    assert exit.stderr[-1].startswith("line 19999 ")
+
+
+def test_one_endless_line_is_cut() -> None:
+    exit = asyncio.run(ended("import sys; sys.stderr.write('x' * 1_000_000)"))
+    assert sum(map(len, exit.stderr)) < 100_000
+
+
+def test_the_peak_is_the_kernels_own_figure() -> None:
+    exit = asyncio.run(ended("x = b'x' * (64 << 20)"))
+    assert exit.peak_bytes > 64 << 20
+
+
+def test_no_descriptor_is_left_and_none_is_inherited() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    listing = "import os, sys; sys.stderr.write(' '.join(os.listdir('/proc/self/fd')))"
+    careless = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(careless, True)
+    exit = asyncio.run(ended(listing))
+    os.close(careless)
+    assert set(exit.stderr[0].split()) == {"0", "1", "2", "3"}  # 3 is the listing itself
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_program_that_is_not_there_raises_and_leaves_nothing() -> None:
+    async def start() -> None:
+        with pytest.raises(FileNotFoundError):
+            WorkerProcess.start(["/nonexistent"], os.environ, b"", lambda exit: None)
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(start())
+    assert len(os.listdir("/proc/self/fd")) == before
