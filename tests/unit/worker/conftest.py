@@ -30,6 +30,13 @@ from hermetic_wire.worker import (
 Kind = TypeVar("Kind")
 PATIENCE_MS = 20_000
 TOKEN = "0123abcd"
+DIFFUSERS = [
+    # Of diffusers' Euler schedulers under numpy 2.4, at every job.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    # Whichever test comes first also pays for the import of torch.
+    pytest.mark.timeout(30, func_only=True),
+]
+"""Marks of the tests that run real pipelines."""
 
 
 class DaemonEnd:

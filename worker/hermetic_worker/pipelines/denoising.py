@@ -7,12 +7,13 @@ pipeline.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from hermetic_wire.errors import InvalidParameter
-from hermetic_wire.generation import Output, TextToImage
+from hermetic_wire.generation import Image, Output, TextToImage
 from hermetic_worker.device import Device
 from hermetic_worker.results import framed
 
@@ -28,49 +29,91 @@ EXTRAS: dict[str, type[int] | type[float]] = {
 """What a task's `extra` may carry, by diffusers' own names."""
 
 
-def denoise(pipe: Any, task: TextToImage, device: Device, on_step: OnStep) -> Result:
-    """Run the task on `pipe`, whose scheduler must be fresh.
+def denoise(
+    pipe: Any, scheduler_config: Any, task: TextToImage, device: Device, on_step: OnStep
+) -> Result:
+    """Run the task on `pipe`; `scheduler_config` is its scheduler's as it was loaded.
 
     Raises InvalidParameter before anything is computed, and whatever `on_step` raises.
     """
     settings = settle(task)
-    arguments = _arguments(task, settings)
+    calls = _calls(task, settings, device)
     stages = _Stages(device)
-    counting = pipe.unet.register_forward_pre_hook(stages.on_denoiser)
-
-    def on_step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Any:
-        step, steps = index + 1, int(pipe.num_timesteps)
-        if step == steps:
-            stages.on_last_step()
-        on_step(step, steps, float(timestep))
-        return tensors
-
+    watching = pipe.unet.register_forward_pre_hook(stages.on_denoiser)
+    images: list[Image] = []
+    frames: list[memoryview] = []
     try:
-        pixels = pipe(**arguments, callback_on_step_end=on_step_end, output_type="np").images
+        for number, arguments in enumerate(calls):
+            # A scheduler keeps timesteps and outputs of its last run: A, B, A once differed.
+            pipe.scheduler = type(pipe.scheduler).from_config(scheduler_config)
+            stages.enter("text_encoder")
+            told = _told(on_step, stages, number, len(calls))
+            drawn = pipe(**arguments, callback_on_step_end=told, output_type="np").images
+            new_images, new_frames = framed(drawn)
+            images += new_images
+            frames += new_frames
     finally:
-        counting.remove()
-    images, frames = framed(pixels)
+        watching.remove()
     output = Output(
-        images=images, seeds=settings.seeds, timings=stages.on_end(), memory=device.memory()
+        images=tuple(images),
+        seeds=settings.seeds,
+        timings=stages.end(),
+        memory=device.memory(),
     )
     return Result(output, frames)
 
 
-def _arguments(task: TextToImage, settings: Settings) -> dict[str, Any]:
+def _told(on_step: OnStep, stages: _Stages, number: int, calls: int) -> Callable[..., Any]:
+    """The pipeline's step callback, for call `number` of so many; raising in it is a cancel."""
+
+    def on_step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Any:
+        steps = int(pipe.num_timesteps)  # may be more than was asked for: PNDM runs n + 1
+        if index + 1 == steps:
+            stages.enter("decode")
+        on_step(number * steps + index + 1, calls * steps, float(timestep))
+        return tensors
+
+    return on_step_end
+
+
+def _calls(task: TextToImage, settings: Settings, device: Device) -> list[dict[str, Any]]:
+    """The arguments of each call of the pipeline: one for the whole batch, where that is right.
+
+    With a seed per image each must be drawn as if alone. Within a batch the CPU's libraries
+    choose other kernels and round otherwise (1e-6 of a pixel, now and then a bit of the image),
+    so there each image is a call of its own; a GPU would lose half its speed by that.
+    """
     negatives = list(task.negative_prompts)
     if len(negatives) == 1:
         negatives *= len(task.prompts)
-    return {
-        "prompt": list(task.prompts),
-        "negative_prompt": negatives or None,
-        "num_images_per_prompt": task.images_per_prompt,
+    shared = {
         "width": settings.width,
         "height": settings.height,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance,
-        "generator": _generators(settings.seeds),
         **_extras(task),
     }
+    if device.kind == "cpu" and len(settings.seeds) > 1:
+        return [single | shared for single in _singles(task, negatives)]
+    whole = {
+        "prompt": list(task.prompts),
+        "negative_prompt": negatives or None,
+        "num_images_per_prompt": task.images_per_prompt,
+        "generator": _generators(settings.seeds),
+    }
+    return [whole | shared]
+
+
+def _singles(task: TextToImage, negatives: list[str]) -> list[dict[str, Any]]:
+    owners = [index for index in range(len(task.prompts)) for _ in range(task.images_per_prompt)]
+    return [
+        {
+            "prompt": [task.prompts[owner]],
+            "negative_prompt": [negatives[owner]] if negatives else None,
+            "generator": _generators((seed,)),
+        }
+        for owner, seed in zip(owners, task.seeds, strict=True)
+    ]
 
 
 def _generators(seeds: tuple[int, ...]) -> Any:
@@ -99,36 +142,29 @@ def _extras(task: TextToImage) -> dict[str, int | float]:
 class _Stages:
     """Seconds by stage, told by the denoiser's first forward and the last step's end.
 
-    The device is waited for at these three points only, so that measuring costs no step.
+    The device is waited for at a stage's end only, so that measuring costs no step.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._start = time.perf_counter()
-        self._encoded: float | None = None
-        self._denoised: float | None = None
+        self._seconds = {"text_encoder": 0.0, "denoise": 0.0, "decode": 0.0}
+        self._stage: str | None = None
+        self._since = 0.0
+
+    def enter(self, stage: str | None) -> None:
+        """The present stage ends, `stage` begins."""
+        self._device.synchronize()
+        now = time.perf_counter()
+        if self._stage is not None:
+            self._seconds[self._stage] += now - self._since
+        self._stage, self._since = stage, now
 
     def on_denoiser(self, module: Any, inputs: Any) -> None:
-        """A forward pre-hook: the first call ends the text encoders' stage."""
-        if self._encoded is None:
-            self._encoded = self._now()
+        """A forward pre-hook: a call's first forward ends the text encoders' stage."""
+        if self._stage == "text_encoder":
+            self.enter("denoise")
 
-    def on_last_step(self) -> None:
-        """The denoiser is done; the VAE begins."""
-        self._denoised = self._now()
-
-    def on_end(self) -> dict[str, float]:
+    def end(self) -> dict[str, float]:
         """The stages, and the `total`."""
-        end = self._now()
-        encoded = self._start if self._encoded is None else self._encoded
-        denoised = encoded if self._denoised is None else self._denoised
-        return {
-            "text_encoder": encoded - self._start,
-            "denoise": denoised - encoded,
-            "decode": end - denoised,
-            "total": end - self._start,
-        }
-
-    def _now(self) -> float:
-        self._device.synchronize()
-        return time.perf_counter()
+        self.enter(None)
+        return {**self._seconds, "total": sum(self._seconds.values())}

@@ -50,6 +50,7 @@ class StableDiffusion:
         with laps.lap("load"):
             pipe = _from_folder(folder, dtype)
             self._check(pipe, folder, dtype)
+            _give_text_model_back(pipe.text_encoder)
         on_progress("device", 0.8)
         with laps.lap("place"):
             pipe.to(str(self._device))
@@ -66,10 +67,7 @@ class StableDiffusion:
         """The images of the task, each the same whatever ran before it."""
         from .denoising import denoise
 
-        # A scheduler keeps the timesteps and the outputs of its last run: A, B, A once differed.
-        scheduler = type(self._pipe.scheduler)
-        self._pipe.scheduler = scheduler.from_config(self._scheduler_config)
-        return denoise(self._pipe, task, self._device, on_step)
+        return denoise(self._pipe, self._scheduler_config, task, self._device, on_step)
 
     def _folder(self, spec: ModelSpec) -> Folder:
         if spec.pipeline not in {None, self.class_name}:
@@ -102,7 +100,6 @@ class StableDiffusionXL(StableDiffusion):
 def _from_folder(folder: Folder, dtype: str) -> Any:
     import diffusers
     import torch
-    from safetensors import SafetensorError
 
     try:
         pipe = getattr(diffusers, folder.class_name).from_pretrained(
@@ -112,12 +109,25 @@ def _from_folder(folder: Folder, dtype: str) -> Any:
             use_safetensors=True,
             local_files_only=True,
         )
-    except SafetensorError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's own: a disk that fails, a file that may not be read
         raise ModelInvalid(
-            f"A weights file in {folder.path} is damaged: {error}. Copy the folder again."
+            f"{folder.path} cannot be loaded as a {folder.class_name}: {error} Its files are "
+            "damaged, or of another model."
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _give_text_model_back(encoder: Any) -> None:
+    """For `clip_skip`, which diffusers 0.42 looks up in the encoder's inner `text_model`.
+
+    transformers 5 has merged that into the encoder itself. Set past torch's own bookkeeping: as
+    a registered module the encoder would be its own child.
+    """
+    if not hasattr(encoder, "text_model"):
+        object.__setattr__(encoder, "text_model", encoder)
 
 
 def _dtype_name(spec: ModelSpec, device: Device) -> str:
