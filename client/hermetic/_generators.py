@@ -20,7 +20,8 @@ class GeneratorSeeds:
 
     def read(self, generator: Any, images: int) -> tuple[int, ...]:
         """The seeds: none for None, one for a generator (the whole batch, as diffusers draws it),
-        one per image for a list. Raises InvalidParameter for a generator drawn from already."""
+        one per image for a list. Raises InvalidParameter for a generator that was drawn from
+        already or that is not the CPU's."""
         if generator is None:
             return ()
         if not isinstance(generator, Sequence):
@@ -50,6 +51,12 @@ class GeneratorSeeds:
                 f"generator is a {type(generator).__name__}; a torch.Generator or a list of them "
                 "is needed."
             ) from error
+        device = str(getattr(generator, "device", "cpu"))
+        if device != "cpu":
+            raise InvalidParameter(
+                f"The generator is on {device}; workers draw their noise on the CPU, where one seed "
+                f"gives another picture. Use torch.Generator().manual_seed({seed})."
+            )
         if self._used.get(generator) == seed or _drawn_from(generator, seed):
             raise InvalidParameter(
                 f"The generator of seed {seed} was used before. Its next picture depends on all it "
@@ -63,6 +70,6 @@ def _drawn_from(generator: Any, seed: int) -> bool:
     """Whether its state differs from that of a generator just seeded."""
     if not hasattr(generator, "get_state"):
         return False
-    fresh = type(generator)(device=generator.device)
+    fresh = type(generator)()
     fresh.manual_seed(seed)
     return not bool((generator.get_state() == fresh.get_state()).all())

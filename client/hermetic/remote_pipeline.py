@@ -36,7 +36,8 @@ class PipelineOutput:
 
     def __init__(self, images: Any, result: Result) -> None:
         self.images = images
-        """A list of PIL images, or for `np` a float32 array (images, height, width, 3), 0 to 1."""
+        """A list of PIL images, or for `np` a float32 array (images, height, width, 3), 0 to 1, in
+        the 256 values of each colour that came over the wire."""
         self.nsfw_content_detected: None = None
         """Always None: the daemon runs no safety checker."""
         self.result = result
@@ -107,11 +108,13 @@ class RemotePipeline:
         Whatever is left out is the model's default in the daemon.
 
         `generator` is a torch.Generator, one for the whole batch, or a list with one per image,
-        each just seeded. `callback_on_step_end(pipe, step, timestep, {})` is called for each step
-        from 0, without tensors: they are in another process. If it raises or sets
+        each on the CPU and just seeded. `callback_on_step_end(pipe, step, timestep, {})` is called
+        for each step from 0, without tensors: they are in another process. If it raises or sets
         `pipe._interrupt = True`, the job is cancelled. `further` may hold `clip_skip`, `eta` and
-        `guidance_rescale`. Raises InvalidParameter for what cannot be done, JobCancelled after
-        an interrupt, and the error of a job that failed.
+        `guidance_rescale`.
+
+        Raises InvalidParameter for what cannot be done, JobCancelled after an interrupt, and the
+        error of a job that failed.
         """
         if output_type not in ("pil", "np"):
             raise InvalidParameter(f'output_type is {output_type!r}; "pil" and "np" can be had.')

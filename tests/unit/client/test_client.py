@@ -324,6 +324,19 @@ def test_ctrl_c_ends_the_wait_and_the_job(daemon: FakeDaemon) -> None:
     assert daemon.await_request(Cancel).job_id == "mine"
 
 
+_FORGETFUL_APP = """
+import sys
+from hermetic import Client
+print(Client(sys.argv[1]).submit("wait", model="demo-sd15").state)
+"""
+
+
+def test_an_app_that_never_closes_its_client_ends_quietly(daemon: FakeDaemon) -> None:
+    command = [sys.executable, "-X", "dev", "-c", _FORGETFUL_APP, str(daemon.path)]
+    app = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (app.returncode, app.stdout, app.stderr) == (0, "queued\n", "")
+
+
 def test_steps_of_a_slow_app_are_reduced_to_the_newest(daemon: FakeDaemon, client: Client) -> None:
     job = client.submit("quiet", model="demo-sd15")
     for step in range(1, 50):

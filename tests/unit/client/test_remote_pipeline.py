@@ -91,6 +91,20 @@ def test_a_generator_that_was_used_is_refused(pipe: RemotePipeline) -> None:
     pipe("a", generator=used.manual_seed(7))
 
 
+class _GeneratorOnAGpu:
+    """The methods of a torch.Generator that are asked for, on a device that is not here."""
+
+    device = "cuda:0"
+
+    def initial_seed(self) -> int:
+        return 5
+
+
+def test_a_generator_of_another_device_draws_another_picture(pipe: RemotePipeline) -> None:
+    with pytest.raises(InvalidParameter, match="cuda:0"):
+        pipe("a", generator=_GeneratorOnAGpu())
+
+
 @pytest.mark.parametrize("generator", [5, [_generator(1)] * 2, [_generator(1)]])
 def test_generators_that_cannot_be(pipe: RemotePipeline, generator: Any) -> None:
     with pytest.raises(InvalidParameter, match="generator"):
