@@ -54,7 +54,7 @@ class GeneratorSeeds:
         device = str(getattr(generator, "device", "cpu"))
         if device != "cpu":
             raise InvalidParameter(
-                f"The generator is on {device}; workers draw their noise on the CPU, where one seed "
+                f"The generator is on {device}; workers draw their noise on the CPU, where a seed "
                 f"gives another picture. Use torch.Generator().manual_seed({seed})."
             )
         if self._used.get(generator) == seed or _drawn_from(generator, seed):
