@@ -37,11 +37,11 @@ def print_report(plan: Plan, figures: Mapping[str, Figure], report: Mapping[str,
     click.echo(f"\nLoads and switches, {plan.rounds} interleaved rounds")
     names = [f"{a}->{b}" for a, b in tour(plan.models)] or list(plan.models)
     print_table(_LOADS, [_load_cells(figures, name) for name in names], right=_LOADS[1:])
-    left = figures["after_unload:memory_bytes"].value
+    workers = figures["after_unload:workers"].value
+    taken = int(figures["after_unload:memory_bytes"].value)
     click.echo(
-        f"\nAfter unload: {figures['after_unload:workers'].value:.0f} workers left, "
-        f"{size(int(left))} less memory available than before the first load "
-        "(the whole machine's: other programs count too)"
+        f"\nAfter unload: {workers:.0f} workers left; the whole machine has {size(abs(taken))} "
+        f"{'less' if taken > 0 else 'more'} memory available than before the first load"
     )
 
 

@@ -32,7 +32,7 @@ class StartingClient(FakeClient):
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """Processes that were started; each of them is PROGRAM instead of the daemon."""
     found: list[subprocess.Popen[bytes]] = []
-    start = subprocess.Popen
+    start: type[subprocess.Popen[bytes]] = subprocess.Popen
 
     def popen(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
         assert words[:3] == [sys.executable, "-m", "hermetic_daemon"]

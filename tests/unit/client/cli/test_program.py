@@ -58,7 +58,7 @@ def test_version(run: Run) -> None:
 
 
 def test_an_unknown_verb_is_a_usage_error(run: Run) -> None:
-    assert run("generat").exit_code == 2
+    assert run("nonsense").exit_code == 2
 
 
 def test_the_list_of_verbs_costs_no_heavy_import() -> None:
