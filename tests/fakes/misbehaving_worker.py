@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.worker import ModelSpec
-from hermetic_worker.__main__ import main
+from hermetic_worker.__main__ import leave, main
 from hermetic_worker.pipelines import PIPELINES
 from hermetic_worker.pipelines.base import Footprint, OnProgress, OnStep, Result
 from hermetic_worker.pipelines.echo import Echo
@@ -99,4 +98,4 @@ def _flood(length: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(pipelines={**PIPELINES, "echo": Misbehaving, "misbehaving": Misbehaving}))
+    leave(main(pipelines={**PIPELINES, "echo": Misbehaving, "misbehaving": Misbehaving}))

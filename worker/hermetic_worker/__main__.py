@@ -10,11 +10,12 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from . import guard, loop
 from .pipelines import PIPELINES, Factory
 
-__all__ = ["main"]
+__all__ = ["leave", "main"]
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None, pipelines: Mapping[str, Factory] = P
         parser.error(f"{error}; see --help")
     logging.basicConfig(
         stream=sys.stderr,
-        level=os.environ.get("HERMETIC_LOG_LEVEL", "INFO").upper(),
+        level=logging.INFO,
         format=f"worker {arguments.epoch}: %(levelname)s %(name)s: %(message)s",
     )
     birth = loop.Birth(
@@ -55,6 +56,15 @@ def main(argv: Sequence[str] | None = None, pipelines: Mapping[str, Factory] = P
         parent_pipe=_STDIN,
     )
     return loop.live(birth, pipelines)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, its logs written.
+
+    The interpreter's own teardown takes up to seconds with torch in it, and saves nothing here.
+    """
+    logging.shutdown()
+    os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,4 +87,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
-__all__ = ["ENVIRONMENT", "bring_in", "versions"]
+from hermetic_wire.errors import ModelInvalid
+
+__all__ = ["ENVIRONMENT", "bring_in", "pipeline_class", "versions"]
 
 ENVIRONMENT = {
     # `local_files_only=True` alone still tries the network (facts of diffusers 0.42).
@@ -34,6 +37,22 @@ def bring_in() -> None:
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def pipeline_class(name: str) -> Any:
+    """The class of that name in diffusers, imported with all that it needs (diffusers is lazy).
+
+    Raises ModelInvalid where this version has no such class.
+    """
+    import diffusers
+
+    found = getattr(diffusers, name, None)
+    if found is None:
+        raise ModelInvalid(
+            f"The folder declares a {name}, which diffusers {diffusers.__version__} does not "
+            "have. Install a newer one."
+        )
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -45,10 +45,11 @@ class StableDiffusion:
         on_progress("imports", 0.0)
         with laps.lap("imports"):
             libraries.bring_in()
+            kind = libraries.pipeline_class(folder.class_name)
         self._device.require()
         on_progress("weights", 0.3)
         with laps.lap("load"):
-            pipe = _from_folder(folder, dtype)
+            pipe = _from_folder(kind, folder, dtype)
             self._check(pipe, folder, dtype)
             _give_text_model_back(pipe.text_encoder)
         on_progress("device", 0.8)
@@ -97,12 +98,11 @@ class StableDiffusionXL(StableDiffusion):
     required = (*StableDiffusion.required, "text_encoder_2", "tokenizer_2")
 
 
-def _from_folder(folder: Folder, dtype: str) -> Any:
-    import diffusers
+def _from_folder(kind: Any, folder: Folder, dtype: str) -> Any:
     import torch
 
     try:
-        pipe = getattr(diffusers, folder.class_name).from_pretrained(
+        pipe = kind.from_pretrained(
             str(folder.path),
             dtype=getattr(torch, dtype),
             variant=folder.variant(),
