@@ -68,7 +68,7 @@ def _cells(row: JobRow, short: int, now: float) -> tuple[str, ...]:
         f"{row.step}/{row.steps}" if row.steps else "-",
         age(now - row.submitted_at) if row.submitted_at else "-",
         duration(took),
-        row.error.message if row.error else "-",
+        row.error.message.partition("\n")[0] if row.error else "-",
     )
 
 

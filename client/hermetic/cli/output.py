@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Container, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["age", "console", "duration", "print_table", "size", "to_json", "write_json"]
+__all__ = ["age", "duration", "print_table", "size", "to_json", "write_json"]
 
 _WIRE_ONLY = ("v", "seq", "type")
-_UNBOUNDED = 1000
-"""Columns of a line that goes into a pipe or a file: nothing is cut off there."""
 
 
 def to_json(value: Any) -> Any:
@@ -33,14 +27,6 @@ def write_json(value: Any) -> None:
     click.echo(json.dumps(to_json(value), indent=2))
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Where tables and progress go; plain and unbounded off a terminal."""
-    from rich.console import Console
-
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else _UNBOUNDED)
-
-
 def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],
@@ -49,17 +35,20 @@ def print_table(
     indent: int = 0,
     stderr: bool = False,
 ) -> None:
-    """Print rows under their headings, the columns named in `right` aligned to the right."""
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
+    """Print rows under their headings, the columns named in `right` aligned to the right.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console(stderr=stderr).print(Padding(table, (0, 0, 0, indent), expand=False))
+    Nothing is cut off: what is too wide for a terminal is for the terminal to wrap.
+    """
+    lines = [columns, *rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        )
+        click.secho(
+            (" " * indent + "  ".join(cells)).rstrip(), bold=number == 0 or None, err=stderr
+        )
 
 
 def size(count: int | None) -> str:

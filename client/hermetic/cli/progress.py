@@ -5,6 +5,7 @@ Reads updates and writes to stderr; never touches the job.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from hermetic_wire.messages import JobLoading, JobQueued, JobRunning, JobStep, JobUpdate
-
-from .output import console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -116,12 +115,12 @@ def progress(
     label: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Show]:
     """Show one job's progress while the context lasts; the bar leaves no trace behind."""
-    out = console(stderr=True)
     if quiet:
         yield lambda update: None
-    elif not out.is_terminal:
+    elif not sys.stderr.isatty():
         yield PlainLines(label)
     else:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         columns = (
@@ -130,5 +129,5 @@ def progress(
             BarColumn(bar_width=30),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=out, transient=True) as bar:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             yield _Bar(label, bar, clock)

@@ -35,6 +35,10 @@ _PROMPTS = (
 )
 _SEEDS = (3, 1, 4, 15, 92)
 _WIDTH = 92
+_COLUMNS = (
+    *("ROUND", "MODEL", "PROCESS", "EPOCH"),
+    *("SWITCH", "IMPORTS", "LOAD", "PER IMAGE", "PEAK"),
+)
 
 _THE_BUG = """\
 Most apps keep every model in one process. Here is such an app: it has one pipeline at a time and,
@@ -173,10 +177,8 @@ class _Story:
         self._say(f"        {check.seen}", dim=True)
 
     def table(self, rounds: Sequence[Round]) -> None:
-        columns = ["ROUND", "MODEL", "PROCESS", "EPOCH", "SWITCH", "LOAD", "PER-IMAGE", "PEAK"]
-        right = set(columns) - {"MODEL"}
         rows = [(str(one.number), one.model, *_figures(one)) for one in rounds]
-        print_table(columns, rows, right=right, stderr=self._stderr, indent=3)
+        print_table(_COLUMNS, rows, right=set(_COLUMNS) - {"MODEL"}, stderr=self._stderr, indent=3)
 
 
 def _figures(one: Round) -> tuple[str, ...]:
