@@ -11,7 +11,12 @@ from hermetic_wire.errors import to_body
 from .door import Door
 from .jobs import Job
 
-__all__ = ["Followers"]
+__all__ = ["Followers", "loading"]
+
+
+def loading(job: Job) -> messages.JobLoading:
+    """How far the load is that the job waits for."""
+    return messages.JobLoading(job_id=job.id, stage=job.stage, fraction=job.fraction)
 
 
 class Followers:
@@ -32,6 +37,8 @@ class Followers:
         if job.state == "queued":
             queued = messages.JobQueued(job_id=job.id, position=position or 0)
             self._door.send(identity, queued)
+        elif job.state == "loading":
+            self._door.send(identity, loading(job))
         elif job.state == "running" and job.worker is not None:
             running = messages.JobRunning(job_id=job.id, epoch=job.worker.epoch, pid=job.worker.pid)
             self._door.send(identity, running)

@@ -36,6 +36,9 @@ class Job:
     submitted_at: float
     state: JobState = "queued"
     attempts: int = 0
+    stage: str = "start"
+    """Of the load, with `fraction`, 0 to 1."""
+    fraction: float = 0.0
     step: int = 0
     steps: int = 0
     started_at: float | None = None

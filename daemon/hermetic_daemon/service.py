@@ -27,7 +27,7 @@ from .catalog import Catalog
 from .config import Config
 from .dispatcher import Dispatcher
 from .door import Door, Peer
-from .followers import Followers
+from .followers import Followers, loading
 from .jobs import App, Job, Jobs
 from .supervisor import Completed, Progress, Report, Supervisor
 
@@ -109,10 +109,8 @@ class Service:
 
     def _start_worker(self, effect: dispatcher.StartWorker, replaces: int | None) -> None:
         job = self._jobs.find(effect.job_id)
-        job.state = "loading"
-        self._followers.publish(
-            job, messages.JobLoading(job_id=job.id, stage="start", fraction=0.0)
-        )
+        job.state, job.stage, job.fraction = "loading", "start", 0.0
+        self._followers.publish(job, loading(job))
         spec = self._catalog.find(effect.model).spec
         self._supervisor.ensure_ready(effect.epoch, spec, self._config.device_name, replaces)
 
@@ -166,10 +164,8 @@ class Service:
             return
         for job in self._waiting():
             if job.state == "loading":
-                loading = messages.JobLoading(
-                    job_id=job.id, stage=news.stage, fraction=news.fraction
-                )
-                self._followers.publish(job, loading)
+                job.stage, job.fraction = news.stage, news.fraction
+                self._followers.publish(job, loading(job))
 
     def _tell_positions(self) -> None:
         self._telling_positions = None

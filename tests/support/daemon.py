@@ -45,6 +45,7 @@ class RunningDaemon:
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HERMETIC")},
             "HERMETIC_STATE_DIR": str(self.directory / "state"),
+            "OMP_NUM_THREADS": "1",  # tiny models on busy cores wait for threads, not for work
             **(environment or {}),
         }
         if misbehaving:

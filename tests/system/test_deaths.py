@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from hermetic_wire.messages import JobLoading, JobRunning, JobStep
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-LONG = {"steps": 1000, "step_seconds": 0.05}
+LONG: dict[str, Any] = {"steps": 1000, "step_seconds": 0.05}
 ORPHAN_SECONDS = 2.0
 """The promise: that long after a SIGKILL of the daemon none of its workers exists."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
@@ -15,7 +17,7 @@ from hermetic import Client
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 PROMPT = "a red circle"
-SETTINGS = {"steps": 2, "guidance": 7.5, "width": 64, "height": 64}
+SETTINGS: dict[str, Any] = {"steps": 2, "guidance": 7.5, "width": 64, "height": 64}
 FOUNDING_ERROR = "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)"
 OTHER_DIRECTION = "`pooled_prompt_embeds` also have to be passed"
 
@@ -84,6 +86,7 @@ def test_hermetic_gives_the_bits_of_bare_diffusers(
 ) -> None:
     bare = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BARE, str(tiny[model]), PROMPT],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=110,
         check=True,

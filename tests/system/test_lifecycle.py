@@ -19,7 +19,7 @@ from hermetic import (
     ShuttingDown,
     UnknownJob,
 )
-from hermetic_wire.messages import JobRunning, JobStep, JobSucceeded
+from hermetic_wire.messages import JobLoading, JobRunning, JobStep, JobSucceeded
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -170,3 +170,12 @@ def test_the_queue_moves_and_those_who_wait_hear_it(client: Client) -> None:
     for job in (running, *waiting):
         job.result(30)
     until(lambda: not any(row.position for row in client.jobs()), 10, "nobody waits any more")
+
+
+def test_who_takes_hold_of_a_loading_job_hears_at_once_that_it_loads() -> None:
+    config = '[models.slow]\narchitecture = "echo"\noptions = { load_seconds = 60 }\n'
+    with RunningDaemon(config) as daemon, daemon.client() as client, daemon.client() as other:
+        job = client.submit("a", model="slow")
+        until(lambda: [row.state for row in client.workers()] == ["loading"], 30, "it loads")
+        assert isinstance(next(iter(other.job(job.id))), JobLoading)
+        job.cancel()

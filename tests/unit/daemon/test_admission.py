@@ -77,7 +77,9 @@ def test_what_the_model_cannot_take_is_named(
 
 
 def test_an_integer_is_a_number(model: Model) -> None:
-    assert complete(task(extra={"eta": 1}), model)
+    filled = complete(task(extra={"eta": 1}), model)
+    assert isinstance(filled, TextToImage)
+    assert filled.extra == {"eta": 1}
 
 
 @pytest.mark.parametrize("job_id", ["", "a/b", "../x", "a b", "é", "a" * 65, "a\n"])

@@ -240,7 +240,7 @@ def finish(world: World) -> None:
 
 def test_jobs_run_in_order_of_arrival(world: World) -> None:
     submit(world, "sd15", "sdxl", "sd15")
-    order = []
+    order: list[str] = []
     for _ in range(3):
         make_ready(world)
         order.extend(world.running.values())

@@ -1,0 +1,55 @@
+"""How every benchmark tells its figures: a table for people, `--json` for programs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from hermetic.cli.bench.figures import Samples
+from hermetic.cli.bench.machine import machine
+
+__all__ = ["arguments", "tell"]
+
+
+def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
+    return parser
+
+
+def tell(
+    bench: str, device: str, samples: Samples, ratios: dict[str, float], as_json: bool
+) -> None:
+    """Write the report to standard output."""
+    figures = samples.figures()
+    if as_json:
+        packages = ("hermetic", "pyzmq", "msgpack", "msgspec", "torch", "diffusers")
+        report = {
+            "bench": bench,
+            "machine": machine(device),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in packages},
+            },
+            "figures": {name: asdict(figure) for name, figure in figures.items()},
+            "ratios": ratios,
+        }
+        json.dump(report, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table("", "median", "p95", "n", "unit")
+    for name, figure in figures.items():
+        table.add_row(name, f"{figure.p50:.3f}", f"{figure.p95:.3f}", str(figure.n), figure.unit)
+    for name, ratio in ratios.items():
+        table.add_row(name, f"{ratio:.3f}", "", "", "ratio")
+    Console().print(table)
