@@ -257,3 +257,24 @@ def test_a_cancel_that_nobody_asked_for_is_somebody_elses_sigterm(
         assert finished.error.code == "worker_died"
 
     on_stage(monkeypatch, play)
+
+
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("second", range(3))
+def test_a_second_end_of_a_job_and_the_end_of_another_count_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, first: int, second: int
+) -> None:
+    async def play(stage: Stage) -> None:
+        await stage.say("worker", hello(stage.token))
+        await stage.say("worker", READY)
+        await stage.hear_out()
+        stage.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+        await stage.say("worker", encode(wire.Cancelled(epoch=EPOCH, job_id="another")))
+        await stage.hear_out()
+        assert stage.events == [dispatcher.Ready(EPOCH)]
+        for end in (first, second):
+            await stage.say("worker", ENDS[end])
+        await stage.hear_out()
+        assert [type(event) for event in stage.events] == [dispatcher.Ready, dispatcher.Finished]
+
+    on_stage(monkeypatch, play)
