@@ -60,8 +60,7 @@ def _why_not(path: Path, error: OSError) -> str:
     else:
         found = f"{path} cannot be connected to: {error.strerror}."
     return (
-        f"{found} Start a daemon with `hermetic serve` or `systemctl start hermetic`, or set "
-        "HERMETIC_ENDPOINT to where one is."
+        f"{found} Start a daemon with `hermetic serve`, or set HERMETIC_ENDPOINT to where one is."
     )
 
 

@@ -25,7 +25,6 @@ class Followers:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._by_job: collections.defaultdict[str, set[bytes]] = collections.defaultdict(set)
-        self._by_connection: collections.defaultdict[bytes, set[str]] = collections.defaultdict(set)
 
     def add(self, job: Job, identity: bytes, position: int | None) -> None:
         """Tell the job's present state, and from now on what becomes of it."""
@@ -33,7 +32,6 @@ class Followers:
             self._tell_end(job, identity)
             return
         self._by_job[job.id].add(identity)
-        self._by_connection[identity].add(job.id)
         if job.state == "queued":
             queued = messages.JobQueued(job_id=job.id, position=position or 0)
             self._door.send(identity, queued)
@@ -45,8 +43,8 @@ class Followers:
 
     def forget(self, identity: bytes) -> None:
         """The connection is gone."""
-        for job_id in self._by_connection.pop(identity, ()):
-            self._by_job[job_id].discard(identity)
+        for followers in self._by_job.values():
+            followers.discard(identity)
 
     def publish(self, job: Job, update: messages.JobUpdate) -> None:
         """Progress; whoever does not read misses it, and only that."""
@@ -63,7 +61,6 @@ class Followers:
     def close(self, job: Job) -> None:
         """The job has ended: tell every follower, once."""
         for identity in self._by_job.pop(job.id, set()):
-            self._by_connection[identity].discard(job.id)
             self._tell_end(job, identity)
 
     def _tell_end(self, job: Job, identity: bytes) -> None:

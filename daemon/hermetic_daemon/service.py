@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 POSITIONS_SECONDS = 0.2
 """How often waiting apps are told how far they have moved."""
+MAX_APPS = 4096
+"""Connections whose names are known; an older one submits under no name."""
 
 
 class Service:
@@ -191,7 +193,7 @@ class Service:
         send, seq = self._door.send, request.seq
         match request:
             case messages.Hello():
-                self._apps[peer.identity] = App(request.app, peer.uid, peer.pid)
+                self._remember_app(peer, request.app)
                 welcome = messages.Welcome(
                     seq=seq, version=metadata.version("hermetic"), pid=os.getpid()
                 )
@@ -217,6 +219,12 @@ class Service:
                 self._stop(peer, request)
             case _:
                 assert_never(request)
+
+    def _remember_app(self, peer: Peer, name: str) -> None:
+        """ZeroMQ tells of no disconnect, so the oldest connections are forgotten in their turn."""
+        self._apps[peer.identity] = App(name, peer.uid, peer.pid)
+        if len(self._apps) > MAX_APPS:
+            del self._apps[next(iter(self._apps))]
 
     def _submit(self, peer: Peer, request: messages.Submit) -> None:
         check_job_id(request.job_id)
