@@ -28,7 +28,7 @@ SIDE = 8
 Script = Sequence[JobUpdate | BaseException]
 
 
-def updates(steps: int = 8) -> Script:
+def updates(steps: int = 8) -> list[JobUpdate]:
     """What a job says that waits, loads and draws."""
     return [
         JobQueued(job_id=JOB_ID, position=1),

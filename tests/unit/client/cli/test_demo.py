@@ -22,7 +22,6 @@ from hermetic.cli.demo.contact_sheet import Row, contact_sheet
 from hermetic.cli.demo.leak import Direction, reproduce
 from hermetic.cli.demo.rounds import play
 from hermetic.cli.process_life import ProcessLife
-from hermetic.cli.progress import progress
 from hermetic_wire.errors import HermeticError
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.messages import JobRunning, JobUpdate, ModelRow, WorkerRow
@@ -180,9 +179,3 @@ def test_the_contact_sheet_holds_every_picture() -> None:
     sheet = contact_sheet("Title", "Subtitle", ["one", "a prompt of many words " * 5], rows)
     counts = {colour: count for count, colour in sheet.getcolors(1 << 20) or []}
     assert counts[255, 0, 0] == counts[0, 0, 255] == 2 * 176 * 176
-
-
-def test_progress_may_be_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("label", quiet=True) as show:
-        show(JobRunning(job_id=JOB_ID, epoch=1, pid=2))
-    assert capsys.readouterr() == ("", "")
