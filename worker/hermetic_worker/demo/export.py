@@ -1,0 +1,51 @@
+"""Assembles trained parts into the model folders that diffusers loads. Never trains."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderTiny,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+
+from . import text_encoders, tokenizer, unet
+
+DEFAULTS = {"steps": 10, "guidance": 2.0, "width": 64, "height": 64}
+"""What a job gets that does not say: denoising steps, guidance scale, pixels."""
+
+
+def assemble(layout: str, work: Path) -> DiffusionPipeline:
+    """The pipeline of one layout, float32, from the parts in the work folder."""
+    words = tokenizer.build()
+    decoder = work / "decoder"
+    parts = {
+        "vae": AutoencoderTiny.from_pretrained(decoder if decoder.exists() else work / "vae"),
+        "unet": UNet2DConditionModel.from_pretrained(work / f"unet-{layout}"),
+        "scheduler": unet.scheduler(),
+        "tokenizer": words,
+        "text_encoder": text_encoders.build(words, 768),
+    }
+    if layout == "sd15":
+        return StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    return StableDiffusionXLPipeline(
+        **parts,
+        tokenizer_2=words,
+        text_encoder_2=text_encoders.build(words, 1280),
+        # The denoiser learnt the empty caption, not zeros.
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+
+
+def write(layout: str, work: Path, folder: Path) -> None:
+    """Write one model folder: half precision weights, and the manifest with its defaults."""
+    pipeline = assemble(layout, work).to(dtype=torch.float16)
+    pipeline.save_pretrained(folder)
+    manifest = json.dumps({"defaults": DEFAULTS}, indent=2)
+    (folder / "hermetic.json").write_text(manifest + "\n", encoding="utf-8")
