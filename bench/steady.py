@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from _report import arguments, tell
@@ -19,7 +20,7 @@ PROMPT = "a red circle on a white background"
 
 def bare_loop(folder: str, device: str, steps: int) -> Callable[[int], object]:
     """The loop that an app without Hermetic would have."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw(seed: int) -> object:

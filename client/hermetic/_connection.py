@@ -144,7 +144,7 @@ class Connection:
             link.close()
             raise DaemonUnreachable(
                 f"Something listens at {self._path} and did not answer as a daemon within "
-                f"{self._connect_timeout:g} s; look at `hermetic logs`."
+                f"{self._connect_timeout:g} s; look at what it wrote to its log."
             ) from error
         except BaseException:
             link.close()

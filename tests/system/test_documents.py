@@ -61,6 +61,24 @@ def test_the_readmes_commands_run(environment: dict[str, str], tmp_path: Path) -
     assert (tmp_path / "circle.png").stat().st_size > 0
 
 
+def test_the_command_lines_page_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    sessions = "".join(blocks(PROJECT / "docs" / "cli.md", "console"))
+    lines = re.findall(r"^\$ (.*)$", sessions, re.MULTILINE)
+    ours = [line for line in lines if not line.startswith(("pip install", "hermetic serve"))]
+    assert ours
+    for folder in (".zfunc", ".config/fish/completions"):
+        (tmp_path / folder).mkdir(parents=True)
+    for line in ours:
+        done = subprocess.run(
+            ["bash", "-c", line],
+            env={**environment, "HOME": str(tmp_path)},
+            cwd=tmp_path,
+            capture_output=True,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
+    assert list(tmp_path.glob("hermetic-*.png"))
+
+
 def test_the_readmes_programs_run(environment: dict[str, str], tmp_path: Path) -> None:
     programs = blocks(PROJECT / "README.md", "python")
     assert len(programs) == 2

@@ -164,7 +164,7 @@ def test_arbitrary_frames_never_reach_anyone_else(daemon: RunningDaemon) -> None
     """Every message gets its answer or a refusal, and after all of them the daemon serves."""
     app = RawApp(daemon)
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(frames | headers)
     def throw(message: list[bytes]) -> None:
         app.say(*message)
