@@ -16,7 +16,7 @@ import msgspec
 from hermetic_wire import paths
 from hermetic_wire.errors import HermeticError
 
-from . import config, dispatcher
+from . import config, events
 from .service import Service
 
 __all__ = ["main"]
@@ -50,7 +50,7 @@ async def _serve(settings: config.Config, config_file: str | None) -> None:
         """Once is a request, twice is impatience."""
         nonlocal asked
         asked += 1
-        service.handle(dispatcher.EndAsked("stop" if asked == 1 else "kill"))
+        service.handle(events.EndAsked("stop" if asked == 1 else "kill"))
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -56,6 +56,14 @@ class Catalog:
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(self.rows))}."
         raise UnknownModel(f"No model is called {name!r}. {hint}")
 
+    def describe(self, name: str | None) -> tuple[ModelRow, ...]:
+        """The row of one model, or all by name. Raises UnknownModel."""
+        if name is None:
+            return tuple(self.rows[each] for each in sorted(self.rows))
+        if name not in self.rows:
+            self.find(name)
+        return (self.rows[name],)
+
     def _add(self, name: str, section: ModelSection, source: Source) -> None:
         self._models.pop(name, None)
         try:

@@ -11,12 +11,17 @@ from hermetic_wire.errors import to_body
 from .door import Door
 from .jobs import Job
 
-__all__ = ["Followers", "loading"]
+__all__ = ["Followers", "loading", "step"]
 
 
 def loading(job: Job) -> messages.JobLoading:
     """How far the load is that the job waits for."""
     return messages.JobLoading(job_id=job.id, stage=job.stage, fraction=job.fraction)
+
+
+def step(job: Job) -> messages.JobStep:
+    """How far the job is."""
+    return messages.JobStep(job_id=job.id, step=job.step, steps=job.steps, timestep=job.timestep)
 
 
 class Followers:

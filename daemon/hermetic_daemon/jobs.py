@@ -41,6 +41,7 @@ class Job:
     fraction: float = 0.0
     step: int = 0
     steps: int = 0
+    timestep: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
     error: HermeticError | None = None

@@ -14,22 +14,22 @@ import time
 from importlib import metadata
 from typing import assert_never
 
-import psutil
 import zmq
 
 from hermetic_wire import errors, messages
 from hermetic_wire import worker as wire
 from hermetic_wire.generation import JobState, Load, Output, Task
 
-from . import dispatcher
+from . import events
 from .admission import check_job_id, complete
 from .catalog import Catalog
 from .config import Config
 from .dispatcher import Dispatcher
 from .door import Door, Peer
-from .followers import Followers, loading
+from .followers import Followers, loading, step
 from .jobs import App, Job, Jobs
-from .supervisor import Completed, Progress, Report, Supervisor
+from .overview import job_rows, position, status
+from .supervisor import Completed, Report, Supervisor
 
 __all__ = ["Service"]
 
@@ -47,7 +47,6 @@ class Service:
     def __init__(self, config: Config, config_file: str | None) -> None:
         self._config = config
         self._config_file = config_file
-        self._started = time.monotonic()
         self._catalog = Catalog(config.models)
         self._dispatcher = Dispatcher()
         self._jobs = Jobs(config.daemon.keep_jobs, config.daemon.keep_bytes)
@@ -81,42 +80,42 @@ class Service:
 
     # Events in, effects performed.
 
-    def handle(self, event: dispatcher.Event) -> None:
+    def handle(self, event: events.Event) -> None:
         """Ask the dispatcher what to do about an event, and do it."""
         for effect in self._dispatcher.handle(event):
             self._perform(effect, event)
         if self._telling_positions is None and self._dispatcher.waiting:
             self._telling_positions = self._loop.call_later(POSITIONS_SECONDS, self._tell_positions)
 
-    def _perform(self, effect: dispatcher.Effect, cause: dispatcher.Event) -> None:
+    def _perform(self, effect: events.Effect, cause: events.Event) -> None:
         match effect:
-            case dispatcher.StartWorker():
-                replaces = cause.epoch if isinstance(cause, dispatcher.Gone) else None
+            case events.StartWorker():
+                replaces = cause.epoch if isinstance(cause, events.Gone) else None
                 self._start_worker(effect, replaces)
-            case dispatcher.Run():
+            case events.Run():
                 self._run(effect)
-            case dispatcher.CancelRun():
+            case events.CancelRun():
                 self._supervisor.cancel(effect.epoch, effect.job_id)
-            case dispatcher.EndWorker():
+            case events.EndWorker():
                 self._supervisor.end(effect.epoch, politely=effect.politely, why=effect.why)
-            case dispatcher.Settle():
+            case events.Settle():
                 self._settle(self._jobs.find(effect.job_id), effect.error)
-            case dispatcher.Answer():
+            case events.Answer():
                 self._answer_ticket(effect)
-            case dispatcher.Exit():
+            case events.Exit():
                 if not self._over.done():
                     self._over.set_result(None)
             case _:
                 assert_never(effect)
 
-    def _start_worker(self, effect: dispatcher.StartWorker, replaces: int | None) -> None:
+    def _start_worker(self, effect: events.StartWorker, replaces: int | None) -> None:
         job = self._jobs.find(effect.job_id)
         job.state, job.stage, job.fraction = "loading", "start", 0.0
         self._followers.publish(job, loading(job))
         spec = self._catalog.find(effect.model).spec
         self._supervisor.ensure_ready(effect.epoch, spec, self._config.device_name, replaces)
 
-    def _run(self, effect: dispatcher.Run) -> None:
+    def _run(self, effect: events.Run) -> None:
         job = self._jobs.find(effect.job_id)
         worker = self._supervisor.identity(effect.epoch)
         job.state, job.started_at, job.worker = "running", time.time(), worker
@@ -127,7 +126,7 @@ class Service:
         if isinstance(job.task, Load):
             # A ready worker is all that it asked for.
             job.output = Output(timings=self._supervisor.timings(effect.epoch))
-            done = dispatcher.Finished(effect.epoch, job.id, error=None, reusable=True)
+            done = events.Finished(effect.epoch, job.id, error=None, reusable=True)
             self._loop.call_soon(self.handle, done)
         else:
             self._supervisor.run(effect.epoch, job.id, job.task)
@@ -150,24 +149,17 @@ class Service:
                 report.output.timings["queued"] = waited
                 job.output, job.worker = report.output, report.worker
                 job.pixels = report.pixels
-            case Progress():
-                self._tell_progress(report.message)
+            case wire.Step():
+                job = self._jobs.find(report.job_id)
+                job.step, job.steps, job.timestep = report.step, report.steps, report.timestep
+                self._followers.publish(job, step(job))
+            case wire.Loading():
+                for job in self._waiting():
+                    if job.state == "loading":
+                        job.stage, job.fraction = report.stage, report.fraction
+                        self._followers.publish(job, loading(job))
             case _:
                 assert_never(report)
-
-    def _tell_progress(self, news: wire.Loading | wire.Step) -> None:
-        if isinstance(news, wire.Step):
-            job = self._jobs.find(news.job_id)
-            job.step, job.steps = news.step, news.steps
-            step = messages.JobStep(
-                job_id=job.id, step=news.step, steps=news.steps, timestep=news.timestep
-            )
-            self._followers.publish(job, step)
-            return
-        for job in self._waiting():
-            if job.state == "loading":
-                job.stage, job.fraction = news.stage, news.fraction
-                self._followers.publish(job, loading(job))
 
     def _tell_positions(self) -> None:
         self._telling_positions = None
@@ -205,14 +197,20 @@ class Service:
             case messages.Cancel():
                 self._cancel(peer, request)
             case messages.ListJobs():
-                send(peer.identity, messages.Jobs(seq=seq, jobs=self._job_rows()))
+                send(
+                    peer.identity,
+                    messages.Jobs(seq=seq, jobs=job_rows(self._jobs, self._dispatcher)),
+                )
             case messages.ListModels():
-                rows = self._model_rows(request.model)
+                rows = self._catalog.describe(request.model)
                 send(peer.identity, messages.Models(seq=seq, models=rows))
             case messages.ListWorkers():
                 send(peer.identity, messages.Workers(seq=seq, workers=self._supervisor.rows()))
             case messages.GetStatus():
-                send(peer.identity, self._status(seq))
+                send(
+                    peer.identity,
+                    status(seq, self._config, self._config_file, self._dispatcher, self._jobs),
+                )
             case messages.Unload():
                 self._unload(peer, request)
             case messages.Stop():
@@ -237,7 +235,7 @@ class Service:
         job = Job(request.job_id, app, request.model, task, time.time())
         self._jobs.add(job)
         self._accept(peer, request.seq, job)
-        self.handle(dispatcher.Submitted(job.id, job.model))
+        self.handle(events.Submitted(job.id, job.model))
 
     def _admit(self, request: messages.Submit) -> Task:
         if self._dispatcher.ending is not None:
@@ -264,23 +262,22 @@ class Service:
                 "the same seeds under a new id."
             )
         self._door.send(peer.identity, messages.Accepted(seq=seq, job_id=job.id, state=job.state))
-        self._followers.add(job, peer.identity, self._position(job.id))
+        self._followers.add(job, peer.identity, position(job.id, self._dispatcher))
 
     def _cancel(self, peer: Peer, request: messages.Cancel) -> None:
         job = self._jobs.find(request.job_id)
         _permit(peer, job, "cancel")
         words = f"Job {job.id} had ended already: {job.state}." if job.ended else "Cancelling."
         self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
-        self.handle(dispatcher.CancelAsked(job.id))
+        self.handle(events.CancelAsked(job.id))
 
     def _unload(self, peer: Peer, request: messages.Unload) -> None:
-        if request.model not in self._catalog.rows:
-            self._catalog.find(request.model)
+        self._catalog.describe(request.model)
         ticket = next(self._ticket_numbers)
         self._tickets[ticket] = peer.identity, request.seq, request.model
-        self.handle(dispatcher.UnloadAsked(request.model, ticket))
+        self.handle(events.UnloadAsked(request.model, ticket))
 
-    def _answer_ticket(self, answer: dispatcher.Answer) -> None:
+    def _answer_ticket(self, answer: events.Answer) -> None:
         identity, seq, model = self._tickets.pop(answer.ticket)
         words = f"{model} is unloaded." if answer.found else f"{model} was not loaded."
         self._door.send(identity, messages.Done(seq=seq, message=words))
@@ -293,52 +290,7 @@ class Service:
             )
         words = "Draining: no new jobs." if request.mode == "drain" else "Ending."
         self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
-        self.handle(dispatcher.EndAsked(request.mode))
-
-    # What apps may know.
-
-    def _position(self, job_id: str) -> int | None:
-        waiting = self._dispatcher.waiting
-        if job_id not in waiting:
-            return None
-        return waiting.index(job_id) + int(self._dispatcher.running is not None)
-
-    def _job_rows(self) -> tuple[messages.JobRow, ...]:
-        running = self._dispatcher.running
-        begun = [running] if running else []
-        order = enumerate([*begun, *self._dispatcher.waiting])
-        rows = [
-            self._jobs.find(job_id).row(position if job_id != running else None)
-            for position, job_id in order
-        ]
-        return (*rows, *(job.row(None) for job in self._jobs.newest_ended()))
-
-    def _model_rows(self, name: str | None) -> tuple[messages.ModelRow, ...]:
-        rows = self._catalog.rows
-        if name is None:
-            return tuple(rows[each] for each in sorted(rows))
-        if name not in rows:
-            self._catalog.find(name)
-        return (rows[name],)
-
-    def _status(self, seq: int) -> messages.Status:
-        ending = self._dispatcher.ending
-        return messages.Status(
-            seq=seq,
-            version=metadata.version("hermetic"),
-            pid=os.getpid(),
-            state="draining" if ending == "drain" else "stopping" if ending else "serving",
-            endpoint=str(self._config.endpoint),
-            device=self._config.device_name,
-            start_method=self._config.worker.start_method,
-            uptime_s=time.monotonic() - self._started,
-            resident_bytes=psutil.Process().memory_info().rss,
-            queued=len(self._dispatcher.waiting),
-            running=int(self._dispatcher.running is not None),
-            ended=dict(self._jobs.ended_by_state),
-            workers_started=self._dispatcher.epoch,
-            config_file=self._config_file,
-        )
+        self.handle(events.EndAsked(request.mode))
 
 
 def _permit(peer: Peer, job: Job, verb: str) -> None:

@@ -1,6 +1,6 @@
 """The workers, by epoch: starts them, leads them to Ready, hands them jobs, ends them, buries them.
 
-What happens to a worker leaves as a dispatcher event through `emit`; news for apps leaves through
+What happens to a worker leaves as an event through `emit`; news for apps leaves through
 `report`. It decides nothing: whom to start or end is the dispatcher's business. A message counts
 only if it comes from the socket that said Hello with the epoch's own token.
 """
@@ -13,9 +13,9 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 import msgspec
 import zmq
@@ -26,23 +26,15 @@ from hermetic_wire.codec import Frame
 from hermetic_wire.generation import Output, Task, WorkerIdentity
 from hermetic_wire.messages import WorkerRow
 
-from . import dispatcher
+from . import events
 from .config import WorkerSection
+from .life import Life
 from .process import ExitStatus, Grace, WorkerProcess
 from .router import Router
 
-__all__ = ["Completed", "Progress", "Report", "Supervisor"]
+__all__ = ["Completed", "Report", "Supervisor"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A worker came forward with what it does; `job_id` is None while it loads."""
-
-    epoch: int
-    job_id: str | None
-    message: wire.Loading | wire.Step
 
 
 @dataclass(frozen=True)
@@ -55,56 +47,25 @@ class Completed:
     pixels: list[Frame]
 
 
-Report: TypeAlias = Progress | Completed
-
-
-@dataclass
-class _Worker:
-    """What is known of one epoch."""
-
-    epoch: int
-    model: wire.ModelSpec
-    device: str
-    token: str
-    started: float
-    process: WorkerProcess | None = None
-    peer: bytes | None = None
-    """Its socket's identity, once it said Hello."""
-    state: Literal["starting", "loading", "ready", "running", "ending"] = "starting"
-    job_id: str | None = None
-    cancelling: bool = False
-    jobs: int = 0
-    replaces: float | None = None
-    """When the worker before it was told to end, where this one's start completes a switch."""
-    timings: dict[str, float] = field(default_factory=dict)
-    """Of the start and the load, in seconds; they travel with the worker's first result."""
-    versions: dict[str, str] = field(default_factory=dict)
-    verdict: errors.HermeticError | None = None
-    """Why it is being ended, where that is the worker's own fault."""
-    patience: asyncio.TimerHandle | None = None
-
-    def settle_down(self) -> None:
-        if self.patience is not None:
-            self.patience.cancel()
-            self.patience = None
+Report: TypeAlias = wire.Loading | wire.Step | Completed
 
 
 class Supervisor:
-    """Mechanics of workers. All methods return at once; what follows is told by `emit`."""
+    """The mechanics of workers. All methods return at once; what follows is told by `emit`."""
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         path: Path,
         config: WorkerSection,
-        emit: Callable[[dispatcher.Event], None],
+        emit: Callable[[events.Event], None],
         report: Callable[[Report], None],
     ) -> None:
         self._path = path
         self._config = config
         self._emit = emit
         self._report = report
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Life] = {}
         self._latest_end: tuple[int, float] | None = None
         """The epoch that was told to end last, and when."""
         self._loop = asyncio.get_running_loop()
@@ -117,12 +78,12 @@ class Supervisor:
 
     def rows(self) -> tuple[WorkerRow, ...]:
         """The living workers, as `hermetic ps` shows them."""
-        return tuple(map(_row, self._workers.values()))
+        return tuple(worker.row() for worker in self._workers.values())
 
     def identity(self, epoch: int) -> WorkerIdentity | None:
         """Which process the epoch is, while it lives."""
         worker = self._workers.get(epoch)
-        return _identity(worker) if worker else None
+        return worker.identity() if worker else None
 
     def timings(self, epoch: int) -> dict[str, float]:
         """Seconds by stage of the epoch's start and load."""
@@ -136,7 +97,7 @@ class Supervisor:
 
         `replaces` is the epoch whose end made room, where this start completes a switch.
         """
-        worker = _Worker(epoch, model, device, secrets.token_hex(16), time.monotonic())
+        worker = Life(epoch, model, device, secrets.token_hex(16), time.monotonic())
         self._workers[epoch] = worker
         if self._latest_end is not None and self._latest_end[0] == replaces:
             worker.replaces = self._latest_end[1]
@@ -190,12 +151,12 @@ class Supervisor:
 
     # Deadlines.
 
-    def _expect(self, worker: _Worker, seconds: float, what: str) -> None:
+    def _expect(self, worker: Life, seconds: float, what: str) -> None:
         """Whoever does not do `what` within `seconds` hangs, and is killed."""
         worker.settle_down()
         worker.patience = self._loop.call_later(seconds, self._give_up, worker, seconds, what)
 
-    def _give_up(self, worker: _Worker, seconds: float, what: str) -> None:
+    def _give_up(self, worker: Life, seconds: float, what: str) -> None:
         worker.verdict = errors.WorkerUnresponsive(
             f"The worker of {worker.model.name!r} did not {what} within {seconds:g} s, so it was "
             "killed. Submit the job again; if it needs longer than that, raise the limit in "
@@ -204,7 +165,7 @@ class Supervisor:
         logger.warning("epoch %d: %s", worker.epoch, worker.verdict.message)
         self._end_process(worker, politely=False)
 
-    def _end_process(self, worker: _Worker, politely: bool) -> None:
+    def _end_process(self, worker: Life, politely: bool) -> None:
         """From here on nothing it says counts: it could not keep a promise to run another job."""
         worker.state = "ending"
         if worker.process is not None:
@@ -213,7 +174,7 @@ class Supervisor:
 
     # What workers say.
 
-    def _tell(self, worker: _Worker, message: wire.ToWorker) -> None:
+    def _tell(self, worker: Life, message: wire.ToWorker) -> None:
         if worker.peer is not None:
             self._router.send(worker.peer, wire.to_worker.encode(message))
 
@@ -249,7 +210,7 @@ class Supervisor:
                 return
         logger.warning("dropped nonsense of a stranger: %s", error.message)
 
-    def _welcome(self, worker: _Worker, peer: bytes, hello: wire.Hello) -> None:
+    def _welcome(self, worker: Life, peer: bytes, hello: wire.Hello) -> None:
         if worker.peer is not None or not secrets.compare_digest(hello.token, worker.token):
             logger.warning("dropped a Hello that is not of epoch %d", worker.epoch)
             return
@@ -266,22 +227,22 @@ class Supervisor:
             self._tell(worker, wire.Assign(model=worker.model, device=worker.device))
             self._expect(worker, self._config.load_seconds, "come forward with its load")
 
-    def _hear(self, worker: _Worker, message: wire.FromWorker, raw: list[Frame]) -> None:
+    def _hear(self, worker: Life, message: wire.FromWorker, raw: list[Frame]) -> None:
         match message:
             case wire.Loading():
                 self._expect(worker, self._config.load_seconds, "come forward with its load")
-                self._report(Progress(worker.epoch, None, message))
+                self._report(message)
             case wire.Ready():
                 self._settle_in(worker, message)
             case wire.LoadFailed():
                 error = errors.from_body(message.error)
                 worker.settle_down()
-                self._emit(dispatcher.LoadFailed(worker.epoch, error))
+                self._emit(events.LoadFailed(worker.epoch, error))
             case wire.Step():
                 if message.job_id == worker.job_id:
                     if not worker.cancelling:
                         self._expect(worker, self._config.step_seconds, "finish the next step")
-                    self._report(Progress(worker.epoch, message.job_id, message))
+                    self._report(message)
             case wire.Done() | wire.Failed() | wire.Cancelled():
                 self._finish(worker, message, raw)
             case wire.Hello():
@@ -289,7 +250,7 @@ class Supervisor:
             case _:
                 assert_never(message)
 
-    def _settle_in(self, worker: _Worker, ready: wire.Ready) -> None:
+    def _settle_in(self, worker: Life, ready: wire.Ready) -> None:
         worker.settle_down()
         worker.state = "ready"
         worker.device = ready.device
@@ -300,10 +261,10 @@ class Supervisor:
         if worker.replaces is not None:
             worker.timings["switch"] = now - worker.replaces
         logger.info("epoch %d: ready after %.2f s", worker.epoch, worker.timings["ready"])
-        self._emit(dispatcher.Ready(worker.epoch))
+        self._emit(events.Ready(worker.epoch))
 
     def _finish(
-        self, worker: _Worker, message: wire.Done | wire.Failed | wire.Cancelled, raw: list[Frame]
+        self, worker: Life, message: wire.Done | wire.Failed | wire.Cancelled, raw: list[Frame]
     ) -> None:
         if message.job_id != worker.job_id:
             logger.warning("dropped the end of a job that epoch %d has not", worker.epoch)
@@ -319,7 +280,7 @@ class Supervisor:
                 output = message.output
                 if worker.jobs == 1:
                     output = _with_timings(output, worker.timings)
-                self._report(Completed(message.job_id, output, _identity(worker), raw))
+                self._report(Completed(message.job_id, output, worker.identity(), raw))
             case wire.Failed():
                 error, reusable = errors.from_body(message.error), False
             case wire.Cancelled() if was_asked:
@@ -330,67 +291,23 @@ class Supervisor:
                     f"Somebody ended the worker of {worker.model.name!r} (epoch {worker.epoch}) in "
                     "the middle of the job, by SIGTERM. Submit it again."
                 )
-        self._emit(dispatcher.Finished(worker.epoch, message.job_id, error, reusable))
+        self._emit(events.Finished(worker.epoch, message.job_id, error, reusable))
 
     # Ends.
 
     def _abandon(self, epoch: int, error: errors.HermeticError) -> None:
         """There never was a process."""
         del self._workers[epoch]
-        self._emit(dispatcher.LoadFailed(epoch, error))
-        self._emit(dispatcher.Gone(epoch, error))
+        self._emit(events.LoadFailed(epoch, error))
+        self._emit(events.Gone(epoch, error))
 
     def _bury(self, epoch: int, exit: ExitStatus) -> None:
         worker = self._workers.pop(epoch)
         worker.settle_down()
-        error = worker.verdict or errors.WorkerDied(
-            f"The worker of {worker.model.name!r} ended while it was {worker.state}: {exit.words}."
-        )
-        error.report = _crash_report(worker, exit)
         logger.info("epoch %d is gone: %s (rung: %s)", epoch, exit.words, exit.rung)
-        self._emit(dispatcher.Gone(epoch, error))
+        self._emit(events.Gone(epoch, worker.obituary(exit)))
 
 
 def _with_timings(output: Output, start: dict[str, float]) -> Output:
     """The job's own stages beside those of its worker's start and load."""
     return msgspec.structs.replace(output, timings=start | output.timings)
-
-
-def _crash_report(worker: _Worker, exit: ExitStatus) -> str:
-    pid = worker.process.pid if worker.process else 0
-    lines = [
-        f"epoch {worker.epoch}, pid {pid}, model {worker.model.name} on {worker.device}",
-        f"end: {exit.words} (code {exit.code}, ended by: {exit.rung})",
-        f"state: {worker.state}, job: {worker.job_id or 'none'}, jobs before it: {worker.jobs}",
-        f"most memory resident: {exit.peak_bytes / 2**20:.0f} MiB",
-        "its last lines:" if exit.stderr else "it wrote nothing",
-        *(f"  {line}" for line in exit.stderr),
-    ]
-    return "\n".join(lines)
-
-
-def _identity(worker: _Worker) -> WorkerIdentity:
-    return WorkerIdentity(
-        model=worker.model.name,
-        architecture=worker.model.architecture,
-        epoch=worker.epoch,
-        pid=worker.process.pid if worker.process else 0,
-        device=worker.device,
-        versions=worker.versions,
-    )
-
-
-def _row(worker: _Worker) -> WorkerRow:
-    resident, peak = worker.process.memory() if worker.process else (0, 0)
-    return WorkerRow(
-        model=worker.model.name,
-        architecture=worker.model.architecture,
-        epoch=worker.epoch,
-        pid=worker.process.pid if worker.process else 0,
-        device=worker.device,
-        state=worker.state,
-        resident_bytes=resident,
-        peak_bytes=peak,
-        jobs=worker.jobs,
-        versions=worker.versions,
-    )

@@ -7,7 +7,6 @@ import os
 import signal
 from typing import Any
 
-import psutil
 import pytest
 from support.daemon import RunningDaemon
 from support.processes import gone, until
@@ -103,7 +102,7 @@ def test_a_stopped_worker_is_found_by_its_missed_steps() -> None:
         with pytest.raises(WorkerUnresponsive, match="next step") as hung:
             job.result(30)
         assert "SIGKILL" in (hung.value.report or "")
-        assert not psutil.pid_exists(row.pid)
+        assert gone(row.pid)
         assert client.generate("next", model="echo").images
 
 
@@ -180,12 +179,12 @@ def test_cancel_is_a_guarantee_even_against_a_worker_that_hangs_and_ignores_sigt
     config = impatient(60) + model("deaf", ignore_sigterm=True, hang_at_step=2)
     with RunningDaemon(config, misbehaving=True) as daemon, daemon.client() as client:
         job = client.submit("a", model="deaf", steps=4)
-        next(update for update in job if isinstance(update, JobStep))
+        until(lambda: "misfortune: hang_at_step" in daemon.log.read_text(), 30, "it hangs")
         (row,) = client.workers()
         job.cancel()
         with pytest.raises(JobCancelled):
             job.result(30)
-        assert not psutil.pid_exists(row.pid)
+        assert gone(row.pid)
         assert "rung: kill" in daemon.log.read_text()
         assert client.generate("next", model="echo").images
 

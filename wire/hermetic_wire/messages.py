@@ -48,10 +48,14 @@ __all__ = [
     "Unload",
     "Welcome",
     "WorkerRow",
+    "WorkerState",
     "Workers",
     "from_app",
     "from_daemon",
 ]
+
+
+WorkerState: TypeAlias = Literal["starting", "loading", "ready", "running", "ending"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -240,7 +244,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     pid: int
     device: str
-    state: Literal["starting", "loading", "ready", "running", "ending"]
+    state: WorkerState
     resident_bytes: int = 0
     peak_bytes: int = 0
     jobs: int = 0

@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hermetic_daemon.dispatcher import (
+from hermetic_daemon.dispatcher import Dispatcher
+from hermetic_daemon.events import (
     Answer,
     CancelAsked,
     CancelRun,
-    Dispatcher,
     Effect,
     EndAsked,
     EndWorker,
