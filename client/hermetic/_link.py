@@ -31,6 +31,9 @@ _HEARTBEAT_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 20_000
 """A daemon that is stopped, not dead, is noticed after this; a busy one answers all the same,
 because heartbeats are its I/O thread's."""
+_NEVER_MS = 3_600_000
+"""A lost link is closed long before ZeroMQ would reconnect it. Not -1, which means never: with it
+zmq_ctx_term hangs for ever when a daemon dies in the handshake (libzmq 4.3.5)."""
 _FAREWELL_MS = 200
 """How long closing may wait for what was sent last, such as a Cancel."""
 
@@ -70,7 +73,7 @@ class Link:
     def __init__(self, context: zmq.asyncio.Context, path: Path) -> None:
         """Starts to connect; what is sent before the handshake is done waits for it."""
         self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
         # At its high-water mark ZeroMQ blocks or drops. Here every message is awaited by somebody,
