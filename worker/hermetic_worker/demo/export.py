@@ -14,7 +14,7 @@ from diffusers import (
 
 from . import text_encoders, tokenizer, unet
 
-DEFAULTS = {"steps": 10, "guidance": 2.0, "width": 64, "height": 64}
+DEFAULTS = {"steps": 10, "guidance": 1.5, "width": 64, "height": 64}
 """What a job gets that does not say: denoising steps, guidance scale, pixels."""
 
 
@@ -47,5 +47,14 @@ def write(layout: str, work: Path, folder: Path) -> None:
     """Write one model folder: half precision weights, and the manifest with its defaults."""
     pipeline = assemble(layout, work).to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
+    for config in folder.glob("*/config.json"):
+        _forget_origin(config)
     manifest = json.dumps({"defaults": DEFAULTS}, indent=2)
     (folder / "hermetic.json").write_text(manifest + "\n", encoding="utf-8")
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the work folder's path, which diffusers notes in the config of a part it loaded."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

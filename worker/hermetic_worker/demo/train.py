@@ -102,7 +102,7 @@ def write_models(work: Work, _plan: Plan) -> None:
 STAGES: dict[str, tuple[Callable[[Work, Plan], None], Plan]] = {
     "data": (draw_data, Plan(0, 0)),
     "vae": (train_vae, Plan(2400, 3e-3, 30, decay=1e-4, averaging=0.99)),
-    "decoder": (train_decoder, Plan(2500, 1e-3, decay=1e-4, averaging=0.995)),
+    "decoder": (train_decoder, Plan(1500, 2e-3, 30, decay=1e-4, averaging=0.99)),
     "unet-sd15": (train_sd15, Plan(4000, 1e-3, averaging=0.998)),
     "unet-sdxl": (train_sdxl, Plan(1200, 5e-4, averaging=0.998)),
     "export": (write_models, Plan(0, 0)),

@@ -20,7 +20,8 @@ _BLURRED = 0.3
 """Share of the steps before edges count. Counted from the start, they teach it to draw none."""
 
 _NOISE = 0.05
-"""Noise on the latents while training, so that inexact latents decode cleanly."""
+_DECODER_NOISE = 0.1
+"""Noise on the latents while training, so that the inexact ones of a denoiser decode cleanly."""
 
 
 def build() -> AutoencoderTiny:
@@ -44,7 +45,7 @@ def train_both(data: Dataset, plan: Plan, seed: int, checkpoint: Path) -> Autoen
         else:
             pictures = _pictures(data, 16, generator)
         latents = vae.encoder(pictures)
-        drawn = vae.decoder(_disturbed(latents, generator))
+        drawn = vae.decoder(_disturbed(latents, _NOISE, generator))
         edges = 0.0 if step < _BLURRED * plan.steps else 0.5
         return _distance(drawn, pictures, edges) + 1e-3 * latents.square().mean()
 
@@ -55,12 +56,12 @@ def train_decoder(
     vae: AutoencoderTiny, data: Dataset, plan: Plan, seed: int, checkpoint: Path
 ) -> AutoencoderTiny:
     """Train the decoder on; the encoder stays as it is, and so do all latents."""
-    vae.encoder.requires_grad_(False)
+    vae.to(memory_format=torch.channels_last).encoder.requires_grad_(False)
 
     def loss_of(_step: int, generator: Generator) -> Tensor:
         pictures = _pictures(data, 16, generator)
         with torch.no_grad():
-            latents = _disturbed(vae.encoder(pictures), generator)
+            latents = _disturbed(vae.encoder(pictures), _DECODER_NOISE, generator)
         return _distance(vae.decoder(latents), pictures, edges=0.5)
 
     return fit(vae, loss_of, plan, seed, checkpoint)
@@ -92,8 +93,8 @@ def _cropped(pictures: Tensor, generator: Generator) -> Tensor:
     return pictures[..., top : top + _CROP, left : left + _CROP]
 
 
-def _disturbed(latents: Tensor, generator: Generator) -> Tensor:
-    return latents + _NOISE * torch.randn(latents.shape, generator=generator)
+def _disturbed(latents: Tensor, noise: float, generator: Generator) -> Tensor:
+    return latents + noise * torch.randn(latents.shape, generator=generator)
 
 
 def _distance(drawn: Tensor, wanted: Tensor, edges: float) -> Tensor:
