@@ -55,9 +55,10 @@ class ExitStatus:
     def words(self) -> str:
         """The exit in words a user understands."""
         if self.code >= 0:
-            return f"it exited with status {self.code}"
+            after = f", as after {_name(self.code - 128)}" if self.code > 128 else ""
+            return f"it exited with status {self.code}{after}"
         number = -self.code
-        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        name = _name(number)
         if self.rung in ("terminate", "kill"):
             return f"Hermetic ended it with {name}"
         if number == signal.SIGKILL:
@@ -204,6 +205,11 @@ class WorkerProcess:
             text = line[:STDERR_LINE_BYTES].decode(errors="replace")
             self._stderr.append(text)
             logger.debug("worker %d: %s", self.pid, text)
+
+
+def _name(number: int) -> str:
+    known = number in set(signal.Signals)
+    return signal.Signals(number).name if known else f"signal {number}"
 
 
 def _inherit_nothing() -> None:

@@ -9,6 +9,8 @@
     worker  Done           or Failed, or Cancelled: exactly one per Run
     daemon  Quit           end in order; the kill ladder follows whoever does not
 
+A worker that sent Failed or LoadFailed waits to be ended: a death is noticed before its last words.
+
 Every message of a worker carries its epoch: what an older epoch says is dropped.
 """
 

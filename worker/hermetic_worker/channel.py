@@ -75,6 +75,10 @@ class Channel:
         """A message that is here already, or None. Raises as `receive` does."""
         return self._take() if self._ready(0) else None
 
+    def wait(self, timeout_ms: int) -> None:
+        """Until the daemon says anything, the waker ends the wait, or the time is over."""
+        self._ready(timeout_ms)
+
     def close(self) -> None:
         """Let the last messages leave, for at most LINGER_MS, and end."""
         self._context.destroy(linger=LINGER_MS)

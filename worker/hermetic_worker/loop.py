@@ -42,6 +42,11 @@ __all__ = ["Birth", "End", "Worker", "live"]
 log = logging.getLogger(__name__)
 
 
+LAST_WORDS_MS = 5000
+"""How long a worker that told of a failure waits to be ended. A death is noticed before what the
+dead one said last is read, so whoever leaves at once may take the reason along."""
+
+
 class End(enum.IntEnum):
     """How a worker ended, as its exit code."""
 
@@ -78,7 +83,10 @@ def live(birth: Birth, pipelines: Mapping[str, Factory] = PIPELINES) -> End:
     stop.install()
     channel = Channel(birth.endpoint, stop)
     try:
-        return Worker(channel, birth.epoch, stop, pipelines).live(birth.token)
+        end = Worker(channel, birth.epoch, stop, pipelines).live(birth.token)
+        if end in (End.JOB_FAILED, End.LOAD_FAILED):
+            channel.wait(LAST_WORDS_MS)
+        return end
     finally:
         channel.close()
 

@@ -46,6 +46,11 @@ def test_an_exit_status_is_told_in_words() -> None:
     assert (exit.code, exit.rung, exit.words) == (7, "itself", "it exited with status 7")
 
 
+def test_a_status_that_stands_for_a_signal_is_told_as_one() -> None:
+    exit = asyncio.run(ended("import sys; sys.exit(143)"))
+    assert exit.words == "it exited with status 143, as after SIGTERM"
+
+
 def test_without_a_grace_the_process_is_killed_at_once() -> None:
     exit = asyncio.run(ended(DEAF + WAIT, lambda process: process.end(None)))
     assert (exit.code, exit.rung) == (-signal.SIGKILL, "kill")

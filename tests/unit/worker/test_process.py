@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.processes import gone
 
 from hermetic_wire.generation import Parameter, TextToImage
 from hermetic_wire.worker import Cancel, Cancelled, Done, Failed, ModelSpec, Quit, Run, Step
@@ -54,7 +55,7 @@ def test_nothing_heavy_is_imported_before_hello(
     assert not {name for name in imported if name.partition(".")[0] in heavy}
 
 
-def test_a_worker_that_raised_tells_and_goes(
+def test_a_worker_that_raised_tells_why_and_waits_to_be_ended(
     daemon_end: DaemonEnd, start_worker: StartWorker, echo_task: MakeTask
 ) -> None:
     process = start_worker()
@@ -64,6 +65,8 @@ def test_a_worker_that_raised_tells_and_goes(
     assert failed.error.code == "generation_failed"
     assert failed.error.report is not None
     assert "told to fail at step 1" in failed.error.report
+    assert not gone(process.pid), "whoever leaves at once may take the reason along"
+    daemon_end.send(Quit())
     assert process.wait() == End.JOB_FAILED
 
 
