@@ -20,7 +20,9 @@ PROMPT = "a red circle on a white background"
 
 def bare_loop(folder: str, device: str, steps: int) -> Callable[[int], object]:
     """The loop that an app without Hermetic would have."""
-    pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw(seed: int) -> object:

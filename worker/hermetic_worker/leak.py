@@ -58,11 +58,13 @@ class InProcessApp:
     def switch(self, folder: Path) -> None:
         """Drop the present pipeline as thoroughly as a process can, and load another."""
         import diffusers
+        import torch
 
         self._pipe = None
         gc.collect()
+        # Named, because the two libraries have defaults of their own for what is stored in fp16.
         self._pipe = diffusers.DiffusionPipeline.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True
+            str(folder), dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
         self._pipe.set_progress_bar_config(disable=True)
 

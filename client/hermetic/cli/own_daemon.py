@@ -48,18 +48,23 @@ class OwnDaemon:
 
 @contextmanager
 def own_daemon(
-    *, device: str | None = None, config: Path | None = None, keep: bool = False
+    *,
+    device: str | None = None,
+    config: Path | None = None,
+    threads: int | None = None,
+    keep: bool = False,
 ) -> Iterator[OwnDaemon]:
     """Start a daemon, wait until it answers, end it afterwards.
 
-    Without `config` it has no configuration: embedded models and defaults only. `keep` leaves its
+    Without `config` it has no configuration: embedded models and defaults only. `threads` is how
+    many a worker computes with on a CPU, by default as many as there are cores. `keep` leaves its
     directory behind. Errors that leave the context carry the log's tail as their report.
     """
     # Directly under /tmp: a socket's path may have 107 bytes, and TMPDIR may be long.
     directory = Path(tempfile.mkdtemp(prefix="hermetic-", dir="/tmp"))
     log = directory / "daemon.log"
     try:
-        process = _start(directory, log, device, config)
+        process = _start(directory, log, device, config, threads)
         try:
             with _connected(directory, process) as client:
                 yield OwnDaemon(client, directory, log)
@@ -74,7 +79,7 @@ def own_daemon(
 
 
 def _start(
-    directory: Path, log: Path, device: str | None, config: Path | None
+    directory: Path, log: Path, device: str | None, config: Path | None, threads: int | None
 ) -> subprocess.Popen[bytes]:
     if config is None:
         config = directory / "hermetic.toml"
@@ -93,6 +98,8 @@ def _start(
         "HERMETIC_CONFIG": str(config),
         "HERMETIC_STATE_DIR": str(directory / "state"),
     }
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     libc = ctypes.CDLL(None)
     with log.open("wb") as output:
         return subprocess.Popen(

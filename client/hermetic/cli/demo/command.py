@@ -28,12 +28,14 @@ _SD15, _SDXL = "demo-sd15", "demo-sdxl"
 _ROUNDS = (_SD15, _SDXL, _SD15, _SDXL)
 _PROMPTS = (
     "a red circle on a white background",
-    "a blue star on a yellow background",
-    "a green heart on a black background",
-    "an orange ring on a blue background",
-    "a purple triangle on a pink background",
+    "a blue star on a white background",
+    "an orange ring on a white background",
+    "a purple heart on a yellow background",
+    "a brown triangle on a pink background",
 )
-_SEEDS = (3, 1, 4, 15, 92)
+_SEEDS = (7, 9, 7, 9, 8)
+_THREADS = 1
+"""For images this small a second thread brings nothing, and waits dearly on a busy machine."""
 _WIDTH = 92
 _COLUMNS = (
     *("ROUND", "MODEL", "PROCESS", "EPOCH"),
@@ -96,7 +98,7 @@ def _told(story: _Story, out: Path, device: str | None, keep: bool) -> dict[str,
     from .proofs import checks, nothing_left
     from .rounds import play
 
-    with own_daemon(device=device, keep=keep) as daemon:
+    with own_daemon(device=device, threads=_THREADS, keep=keep) as daemon:
         folders = [_folder(daemon.client, name) for name in (_SD15, _SDXL)]
         leak = _tell_leak(story, folders)
         story.chapter("2  The same through Hermetic", _THE_REMEDY)
