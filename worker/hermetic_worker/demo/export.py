@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -22,7 +23,7 @@ def assemble(layout: str, work: Path) -> DiffusionPipeline:
     """The pipeline of one layout, float32, from the parts in the work folder."""
     words = tokenizer.build()
     decoder = work / "decoder"
-    parts = {
+    parts: dict[str, Any] = {
         "vae": AutoencoderTiny.from_pretrained(decoder if decoder.exists() else work / "vae"),
         "unet": UNet2DConditionModel.from_pretrained(work / f"unet-{layout}"),
         "scheduler": unet.scheduler(),
@@ -30,16 +31,12 @@ def assemble(layout: str, work: Path) -> DiffusionPipeline:
         "text_encoder": text_encoders.build(words, 768),
     }
     if layout == "sd15":
-        return StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+        parts |= {"safety_checker": None, "feature_extractor": None}
+        return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    parts |= {"tokenizer_2": words, "text_encoder_2": text_encoders.build(words, 1280)}
+    # The denoiser learnt the empty caption, not zeros.
     return StableDiffusionXLPipeline(
-        **parts,
-        tokenizer_2=words,
-        text_encoder_2=text_encoders.build(words, 1280),
-        # The denoiser learnt the empty caption, not zeros.
-        force_zeros_for_empty_prompt=False,
-        add_watermarker=False,
+        **parts, force_zeros_for_empty_prompt=False, add_watermarker=False
     )
 
 

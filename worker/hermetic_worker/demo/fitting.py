@@ -37,12 +37,12 @@ class Plan:
 
 
 def fit(
-    model: nn.Module,
+    model: Any,
     loss_of: Callable[[int, Generator], Tensor],
     plan: Plan,
     seed: int,
     checkpoint: Path,
-) -> nn.Module:
+) -> Any:
     """Minimise ``loss_of(step, generator)`` and return the model's moving average, in eval mode.
 
     Resumes from ``checkpoint`` if it is there, and keeps it up to date.

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,9 @@ def generate(folder: Path, asked: Sequence[Case]) -> list[Tensor]:
     """
     from diffusers import DiffusionPipeline  # seconds to import: not for --help
 
-    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    pipeline: Any = DiffusionPipeline.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    )
     pipeline.set_progress_bar_config(disable=True)
     defaults = json.loads((folder / "hermetic.json").read_text(encoding="utf-8"))["defaults"]
     pictures = []

@@ -6,10 +6,11 @@ of the first layer look one, two and three tokens back. Never reads a file.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from .tokenizer import LENGTH
 
@@ -31,7 +32,7 @@ _FALLBACK = 0.25
 """Share of the focus that the first token always has: it is seen where no earlier word is."""
 
 
-def build(tokenizer: CLIPTokenizer, width: int) -> nn.Module:
+def build(tokenizer: Any, width: int) -> nn.Module:
     """An encoder of 768 (`CLIPTextModel`, as SD1.5 has) or 1280 numbers (with projection).
 
     Both have two layers. The state after the first is what SDXL reads; the second leaves the
@@ -51,7 +52,7 @@ def build(tokenizer: CLIPTokenizer, width: int) -> nn.Module:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    encoder = (CLIPTextModelWithProjection if wide else CLIPTextModel)(config)
+    encoder: Any = (CLIPTextModelWithProjection if wide else CLIPTextModel)(config)
     encoder.requires_grad_(False).eval()
     body = getattr(encoder, "text_model", encoder)
     for name, weight in encoder.named_parameters():
@@ -125,7 +126,7 @@ def _places(width: int) -> Tensor:
     return places
 
 
-def _look_back(attention: nn.Module, embeddings: nn.Module) -> None:
+def _look_back(attention: Any, embeddings: Any) -> None:
     """Set the first layer: heads 0 to 5 fetch earlier words, head 6 takes the position away."""
     place = _PLACE.start
     size = embeddings(input_ids=torch.tensor([[0]])).square().mean().rsqrt().item()
@@ -155,7 +156,7 @@ def _turn(back: int) -> Tensor:
     return torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)])
 
 
-def _gather_words(attention: nn.Module) -> None:
+def _gather_words(attention: Any) -> None:
     """Set the second layer of the 1280 encoder: a mean of all words so far, for the pooled text."""
     # Queries of zero weigh every token alike; states of unit variance pass the layer norm as is.
     for start in (0, _HEAD):

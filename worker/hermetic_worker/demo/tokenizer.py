@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -32,7 +33,7 @@ def build() -> CLIPTokenizer:
     )
     rng = random.Random("captions")
     learner.train_from_iterator((sample_scene(rng).caption for _ in range(_CORPUS)), trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     # CLIP's order: letters, letters that end a word, merged pieces, the two special tokens.
     letters = _byte_letters()
     pieces = [*letters, *(letter + _WORD_END for letter in letters)]

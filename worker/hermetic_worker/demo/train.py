@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -38,9 +39,9 @@ class Work:
     def examples(self, style: Style) -> unet.Examples:
         """What the denoisers learn from: encoded pictures and captions."""
         data = self.data(style).first(EXAMPLES).singles()
-        encoder = AutoencoderTiny.from_pretrained(self.folder / "vae")
+        encoder: Any = AutoencoderTiny.from_pretrained(self.folder / "vae")
         words = tokenizer.build()
-        padded = {"padding": "max_length", "return_tensors": "pt"}
+        padded: dict[str, Any] = {"padding": "max_length", "return_tensors": "pt"}
         ids = words([*data.captions, ""], **padded).input_ids
         latents = vae.encode(encoder, data) * encoder.config.scaling_factor
         return unet.Examples(latents, ids[:-1], ids[-1])

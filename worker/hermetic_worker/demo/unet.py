@@ -6,6 +6,7 @@ The SDXL denoiser starts as the SD1.5 one, re-expressed without loss, and then l
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
@@ -57,7 +58,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 def build(layout: str) -> UNet2DConditionModel:
     """An untrained denoiser in the layout "sd15" or "sdxl"."""
-    extra: dict[str, object] = {"cross_attention_dim": 768}
+    extra: dict[str, Any] = {"cross_attention_dim": 768}
     if layout == "sdxl":
         extra = {
             "cross_attention_dim": 2048,
@@ -66,7 +67,7 @@ def build(layout: str) -> UNet2DConditionModel:
             "addition_time_embed_dim": 16,
             "projection_class_embeddings_input_dim": 6 * 16 + 1280,
         }
-    return UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=SIDE // 8,
         block_out_channels=_WIDTHS,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -75,7 +76,8 @@ def build(layout: str) -> UNet2DConditionModel:
         norm_num_groups=16,
         attention_head_dim=4,
         **extra,
-    ).to(memory_format=torch.channels_last)
+    )
+    return unet.to(memory_format=torch.channels_last)
 
 
 def to_sdxl(sd15: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -101,7 +103,7 @@ def to_sdxl(sd15: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def train(
-    unet: UNet2DConditionModel, examples: Examples, plan: Plan, seed: int, checkpoint: Path
+    unet: Any, examples: Examples, plan: Plan, seed: int, checkpoint: Path
 ) -> UNet2DConditionModel:
     """Train a denoiser of either layout to predict velocity, (Salimans and Ho 2022)."""
     kept = scheduler().alphas_cumprod

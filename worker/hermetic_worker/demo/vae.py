@@ -4,6 +4,7 @@ Trained in two stages: encoder and decoder together, then the decoder alone, for
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
@@ -26,13 +27,14 @@ _DECODER_NOISE = 0.1
 
 def build() -> AutoencoderTiny:
     """An untrained autoencoder. It shrinks by 8, as the pipelines derive from its four levels."""
-    return AutoencoderTiny(
+    vae: Any = AutoencoderTiny(
         encoder_block_out_channels=(16,) * 4,
         decoder_block_out_channels=(24,) * 4,
         num_encoder_blocks=(1, 1, 1, 1),
         num_decoder_blocks=(2, 1, 1, 1),
         latent_channels=4,
-    ).to(memory_format=torch.channels_last)
+    )
+    return vae.to(memory_format=torch.channels_last)
 
 
 def train_both(data: Dataset, plan: Plan, seed: int, checkpoint: Path) -> AutoencoderTiny:
@@ -53,7 +55,7 @@ def train_both(data: Dataset, plan: Plan, seed: int, checkpoint: Path) -> Autoen
 
 
 def train_decoder(
-    vae: AutoencoderTiny, data: Dataset, plan: Plan, seed: int, checkpoint: Path
+    vae: Any, data: Dataset, plan: Plan, seed: int, checkpoint: Path
 ) -> AutoencoderTiny:
     """Train the decoder on; the encoder stays as it is, and so do all latents."""
     vae.to(memory_format=torch.channels_last).encoder.requires_grad_(False)
