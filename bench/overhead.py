@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 
 from _report import arguments, tell
-
 from hermetic import Client
 from hermetic.cli.bench.figures import Samples
 from hermetic.cli.own_daemon import own_daemon

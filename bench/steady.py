@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from _report import arguments, tell
 from diffusers import DiffusionPipeline
 
+from _report import arguments, tell
 from hermetic import Client
 from hermetic.cli.bench.figures import Samples
 from hermetic.cli.own_daemon import own_daemon

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_models
 
 from hermetic_wire.errors import LoadFailed
 from hermetic_wire.generation import TextToImage
@@ -15,6 +14,7 @@ from hermetic_worker import failures, libraries
 from hermetic_worker.device import Device
 from hermetic_worker.pipelines import pipeline_for
 from hermetic_worker.pipelines.base import Footprint, Pipeline
+from support import tiny_models
 
 pytestmark = [
     pytest.mark.gpu,

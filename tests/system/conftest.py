@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import tiny_models
-from support.daemon import RunningDaemon
 
 from hermetic import Client
+from support import tiny_models
+from support.daemon import RunningDaemon
 
 
 @pytest.fixture(autouse=True)

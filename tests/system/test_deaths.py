@@ -8,12 +8,12 @@ import signal
 from typing import Any
 
 import pytest
-from support.daemon import RunningDaemon
-from support.processes import gone, until
 
 from hermetic import Client, GenerationFailed, JobCancelled, WorkerDied, WorkerUnresponsive
 from hermetic import LoadFailed as LoadFailedError
 from hermetic_wire.messages import JobLoading, JobRunning, JobStep
+from support.daemon import RunningDaemon
+from support.processes import gone, until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

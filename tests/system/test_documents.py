@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.daemon import RunningDaemon
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

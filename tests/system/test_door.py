@@ -10,11 +10,11 @@ import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.daemon import RunningDaemon
 
 from hermetic import Client, InvalidParameter, UnknownModel
 from hermetic_wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, MAX_RAW_BYTES
 from hermetic_wire.messages import FromDaemon, Rejected, Status, from_daemon
+from support.daemon import RunningDaemon
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.daemon import RunningDaemon
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import RunningDaemon
 
 from hermetic import Client
+from support.daemon import RunningDaemon
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

@@ -7,8 +7,6 @@ import sys
 
 import psutil
 import pytest
-from support.daemon import RunningDaemon
-from support.processes import until
 
 from hermetic import (
     Client,
@@ -20,6 +18,8 @@ from hermetic import (
     UnknownJob,
 )
 from hermetic_wire.messages import JobLoading, JobRunning, JobStep, JobSucceeded
+from support.daemon import RunningDaemon
+from support.processes import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

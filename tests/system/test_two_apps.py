@@ -6,56 +6,81 @@ import json
 import subprocess
 import sys
 from hashlib import sha256
+from typing import Any
 
 import pytest
+
+from hermetic import Client
 from support.daemon import RunningDaemon
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
 JOBS = 20
 APP = """
 import json, sys
-from hermetic import Client
 from hashlib import sha256
-endpoint, name, jobs = sys.argv[1], sys.argv[2], int(sys.argv[3])
-with Client(endpoint, app=name) as client:
-    jobs = [client.submit(f"{name} {i}", model=name, seed=i, steps=2) for i in range(jobs)]
-    results = [job.result(100) for job in jobs]
-json.dump(
-    [
-        [r.worker.model, list(r.seeds), r.task.prompts[0], sha256(r.pixels[0]).hexdigest()]
-        for r in results
-    ],
-    sys.stdout,
-)
+from hermetic import Client
+endpoint, model, jobs, at_once = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+answers, open_jobs = [], []
+with Client(endpoint, app=model) as client:
+    for seed in range(jobs):
+        open_jobs.append(client.submit(f"{model} {seed}", model=model, seed=seed, steps=2))
+        if len(open_jobs) == at_once or seed == jobs - 1:
+            for job in open_jobs:
+                r = job.result(150)
+                digest = sha256(r.pixels[0]).hexdigest()
+                answers.append([r.worker.model, r.task.prompts[0], list(r.seeds), digest])
+            open_jobs.clear()
+json.dump(answers, sys.stdout)
 """
 
 
-def run_app(daemon: RunningDaemon, name: str, jobs: int = JOBS) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", APP, str(daemon.endpoint), name, str(jobs)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+def run_apps(
+    daemon: RunningDaemon, models: tuple[str, str], at_once: int
+) -> dict[str, list[list[Any]]]:
+    """Both at the same time; what each of them got."""
+    command = [sys.executable, "-c", APP, str(daemon.endpoint)]
+    apps = {
+        model: subprocess.Popen(
+            [*command, model, str(JOBS), str(at_once)], stdout=subprocess.PIPE, text=True
+        )
+        for model in models
+    }
+    answers = {model: json.loads(app.communicate()[0]) for model, app in apps.items()}
+    assert {app.returncode for app in apps.values()} == {0}
+    return answers
 
 
-def test_forty_interleaved_jobs_of_two_apps_give_forty_right_images() -> None:
+def expected(client: Client, model: str) -> list[list[Any]]:
+    """The same images, drawn with nobody else around."""
+    prompts = [f"{model} {seed}" for seed in range(JOBS)]
+    alone = client.generate(prompts, model=model, seed=0, steps=2)
+    digests = [sha256(pixels).hexdigest() for pixels in alone.pixels]
+    return [[model, prompts[seed], [seed], digests[seed]] for seed in range(JOBS)]
+
+
+def check_forty_right_images(
+    daemon: RunningDaemon, models: tuple[str, str], at_once: int, least_switches: int
+) -> None:
+    answers = run_apps(daemon, models, at_once)
+    with daemon.client() as client:
+        switches = client.status().workers_started - 1
+        rows = client.jobs()
+        for model in models:
+            assert answers[model] == expected(client, model)
+    assert switches >= least_switches, "they were interleaved"
+    assert sorted(row.app for row in rows) == sorted([*models] * JOBS)
+    assert {row.state for row in rows} == {"succeeded"}
+    digests = {answer[3] for got in answers.values() for answer in got}
+    assert len(digests) == 2 * JOBS, "no two are alike, so a crossed one would show"
+
+
+def test_forty_jobs_that_alternate_between_two_models_give_forty_right_images() -> None:
+    """Each app waits for one job before it submits the next: nearly every job is a switch."""
     sections = "".join(f'[models.{name}]\narchitecture = "echo"\n' for name in ("left", "right"))
     with RunningDaemon(sections) as daemon:
-        apps = {name: run_app(daemon, name) for name in ("left", "right")}
-        answers = {name: json.loads(app.communicate(timeout=110)[0]) for name, app in apps.items()}
-        assert {name: app.returncode for name, app in apps.items()} == {"left": 0, "right": 0}
-        with daemon.client() as client:
-            rows = client.jobs()
-            for name, results in answers.items():
-                assert [result[:3] for result in results] == [
-                    [name, [i], f"{name} {i}"] for i in range(JOBS)
-                ]
-                for i, result in enumerate(results):
-                    alone = client.generate(f"{name} {i}", model=name, seed=i, steps=2)
-                    assert result[3] == sha(alone.pixels[0])
-    assert len({result[3] for results in answers.values() for result in results}) == 2 * JOBS
-    assert sorted(row.app for row in rows) == ["left"] * JOBS + ["right"] * JOBS
-    assert {row.state for row in rows} == {"succeeded"}
+        check_forty_right_images(daemon, ("left", "right"), at_once=1, least_switches=JOBS)
 
 
-def sha(pixels: memoryview) -> str:
-    """As the apps compute it."""
-    return sha256(pixels).hexdigest()
+def test_forty_jobs_of_two_real_models_give_forty_right_images(daemon: RunningDaemon) -> None:
+    check_forty_right_images(daemon, ("demo-sd15", "demo-sdxl"), at_once=JOBS, least_switches=1)

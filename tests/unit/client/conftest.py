@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.client.fake_daemon import FakeDaemon
 
 from hermetic import Client
+from unit.client.fake_daemon import FakeDaemon
 
 
 @pytest.fixture

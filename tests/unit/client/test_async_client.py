@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from unit.client.fake_daemon import FakeDaemon
 
 from hermetic import AsyncClient, GenerationFailed, JobSucceeded, JobUpdate, ResultTimeout
 from hermetic_wire.messages import Cancel, JobRunning, Submit
+from unit.client.fake_daemon import FakeDaemon
 
 
 def test_many_jobs_at_once_keep_their_results(daemon: FakeDaemon) -> None:

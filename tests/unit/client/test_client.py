@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from unit.client.fake_daemon import MODEL, FakeDaemon, succeeded
 
 from hermetic import (
     Client,
@@ -34,6 +33,7 @@ from hermetic import (
 from hermetic._core import Core
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.messages import Cancel, Follow, Hello, JobRunning, ListJobs, Stop, Submit
+from unit.client.fake_daemon import MODEL, FakeDaemon, succeeded
 
 
 def test_generate_yields_images_with_their_seeds(client: Client) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from unit.client.fake_daemon import succeeded
 
 from hermetic import InvalidParameter, Result
 from hermetic.png import parameters_text, save_png
 from hermetic_wire.generation import TextToImage
+from unit.client.fake_daemon import succeeded
 
 
 def _result(seeds: tuple[int, ...] = (5, 6, 7, 8)) -> Result:

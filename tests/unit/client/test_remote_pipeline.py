@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from unit.client.fake_daemon import FakeDaemon
 
 from hermetic import (
     Client,
@@ -19,6 +18,7 @@ from hermetic import (
 )
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.messages import Cancel, Submit
+from unit.client.fake_daemon import FakeDaemon
 
 
 @pytest.fixture

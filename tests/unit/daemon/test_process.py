@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.processes import gone, until
 
 from hermetic_daemon.process import ExitStatus, Grace, WorkerProcess
+from support.processes import gone, until
 
 PATIENT = Grace(message=30.0, terminate=30.0)
 HURRIED = Grace(message=0.05, terminate=0.05)

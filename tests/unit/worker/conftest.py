@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import pytest
 import zmq
-from support import tiny_models
 
 from hermetic_wire.codec import Frame
 from hermetic_wire.generation import TextToImage
@@ -26,6 +25,7 @@ from hermetic_wire.worker import (
     from_worker,
     to_worker,
 )
+from support import tiny_models
 
 Kind = TypeVar("Kind")
 PATIENCE_MS = 20_000

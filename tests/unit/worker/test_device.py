@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.tiny_models import byte_alphabet
 
 from hermetic_wire.errors import LoadFailed
 from hermetic_worker import libraries
 from hermetic_worker.device import Device, host_capacity, host_memory, parse
+from support.tiny_models import byte_alphabet
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from support.processes import gone
 
 from hermetic_wire.generation import Parameter, TextToImage
 from hermetic_wire.worker import Cancel, Cancelled, Done, Failed, ModelSpec, Quit, Run, Step
 from hermetic_worker.loop import End
+from support.processes import gone
 
 from .conftest import TOKEN, DaemonEnd, StartWorker
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_models
 
 from hermetic_wire.errors import LoadFailed, ModelInvalid
 from hermetic_wire.worker import ModelSpec
 from hermetic_worker.pipelines import pipeline_for
+from support import tiny_models
 
 from .conftest import DIFFUSERS
 

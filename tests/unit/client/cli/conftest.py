@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic import Client
 from hermetic.cli.program import program
 from hermetic.cli.session import Session
 from hermetic_wire.messages import ModelRow
+from unit.client.cli.fake_client import FakeClient
 
 Run = Callable[..., Result]
 

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic.cli import serving
 from hermetic.cli.jobs import match
 from hermetic_wire.errors import InvalidParameter, LoadFailed, UnknownJob
 from hermetic_wire.generation import JobState
 from hermetic_wire.messages import JobRow
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import FakeClient
 
 
 def job(job_id: str, state: JobState = "queued") -> JobRow:

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic import Result
 from hermetic.cli.bench.figures import Samples, p95, tour
 from hermetic.cli.bench.machine import available_memory, machine
 from hermetic_wire.generation import Image, Load, Output, TextToImage, WorkerIdentity
 from hermetic_wire.messages import JobSucceeded
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import FakeClient
 
 
 @pytest.mark.parametrize("count", range(6))

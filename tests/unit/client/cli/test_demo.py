@@ -12,8 +12,6 @@ from typing import Any, cast
 
 import pytest
 from PIL import Image
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import JOB_ID, FakeClient, identity, succeeded
 
 import hermetic.cli.demo.leak
 from hermetic import Client, Result
@@ -25,6 +23,8 @@ from hermetic.cli.process_life import ProcessLife
 from hermetic_wire.errors import HermeticError
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.messages import JobRunning, JobUpdate, ModelRow, WorkerRow
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import JOB_ID, FakeClient, identity, succeeded
 
 LEAK = [
     Direction(first="sdxl", second="sd15", error="mat1 and mat2", works_after_clear=True),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from unit.client.cli.fake_client import identity, succeeded
 
 from hermetic.cli.demo.leak import Direction
 from hermetic.cli.demo.proofs import checks, nothing_left
 from hermetic.cli.demo.rounds import Round
 from hermetic.cli.process_life import ProcessLife
 from hermetic_wire.generation import TextToImage
+from unit.client.cli.fake_client import identity, succeeded
 
 LEAK = [
     Direction(first="sdxl", second="sd15", error="mat1 and mat2", works_after_clear=True),

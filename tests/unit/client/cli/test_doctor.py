@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic.cli.doctor import installation, places, running
 from hermetic.cli.doctor.finding import Finding
@@ -17,6 +15,8 @@ from hermetic.cli.installed import Requirement
 from hermetic.cli.session import Session
 from hermetic_wire.errors import DaemonUnreachable, ProtocolMismatch
 from hermetic_wire.messages import ModelRow
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import FakeClient
 
 
 @pytest.mark.parametrize(

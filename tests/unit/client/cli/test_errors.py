@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic.cli.session import Session
 from hermetic_wire.errors import (
@@ -18,6 +16,8 @@ from hermetic_wire.errors import (
     WorkerDied,
     error_classes,
 )
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import FakeClient
 
 CLASSES = sorted(error_classes().items())
 

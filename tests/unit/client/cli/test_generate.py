@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import JOB_ID, FakeClient
 
 from hermetic.cli.generating import file_names
 from hermetic_wire.errors import GenerationFailed, JobCancelled
 from hermetic_wire.messages import ModelRow, WorkerRow
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import JOB_ID, FakeClient
 
 
 def test_options_reach_the_job(client: FakeClient, run: Run, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic.cli import own_daemon
 from hermetic.cli.process_life import ProcessLife
 from hermetic_wire.errors import DaemonError, DaemonUnreachable, HermeticError
+from unit.client.cli.fake_client import FakeClient
 
 
 class StartingClient(FakeClient):

@@ -9,8 +9,6 @@ from importlib import metadata
 import click
 import pytest
 from click.shell_completion import ShellComplete
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import JOB_ID, FakeClient
 
 from hermetic import cli
 from hermetic.cli.program import VERBS, program
@@ -18,6 +16,8 @@ from hermetic.cli.session import Session
 from hermetic.cli.verb import Verb
 from hermetic_wire.errors import DaemonUnreachable
 from hermetic_wire.messages import JobRow
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import JOB_ID, FakeClient
 
 
 def command(name: str) -> Verb:

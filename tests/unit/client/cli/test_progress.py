@@ -6,11 +6,11 @@ import io
 import sys
 
 import pytest
-from unit.client.cli.fake_client import JOB_ID, updates
 
 from hermetic.cli.progress import phase_of, progress
 from hermetic_wire.errors import ErrorBody
 from hermetic_wire.messages import JobFailed, JobLoading, JobStep
+from unit.client.cli.fake_client import JOB_ID, updates
 
 
 class Terminal(io.StringIO):

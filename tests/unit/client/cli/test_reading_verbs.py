@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from unit.client.cli.conftest import Run
-from unit.client.cli.fake_client import FakeClient
 
 from hermetic_wire.errors import ErrorBody
 from hermetic_wire.generation import JobState
 from hermetic_wire.messages import JobRow, ModelRow, WorkerRow
+from unit.client.cli.conftest import Run
+from unit.client.cli.fake_client import FakeClient
 
 
 def worker(**fields: object) -> WorkerRow:
