@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 import weakref
@@ -16,6 +17,7 @@ _Returned = TypeVar("_Returned")
 
 _FAREWELL_S = 2.0
 """How long the end waits for the thread, and the thread for what still runs in it."""
+_HEED_SIGNALS_S = 0.5
 
 
 class LoopThread:
@@ -53,6 +55,9 @@ class LoopThread:
 
         future = asyncio.run_coroutine_threadsafe(call(), self._loop)
         try:
+            # In slices: a signal that comes just before the wait begins is heeded after it.
+            while not concurrent.futures.wait([future], timeout=_HEED_SIGNALS_S).done:
+                pass
             return future.result()
         except BaseException:
             future.cancel()

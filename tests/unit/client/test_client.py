@@ -313,13 +313,15 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_ends_the_wait_and_the_job(daemon: FakeDaemon) -> None:
-    app = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", _WAITING_APP, str(daemon.path)], stdout=subprocess.PIPE, text=True
-    )
-    daemon.await_request(Submit)
-    app.send_signal(signal.SIGINT)
-
-    assert app.communicate(timeout=10)[0] == "interrupted\n"
+    ) as app:
+        daemon.await_request(Submit)
+        app.send_signal(signal.SIGINT)
+        try:
+            assert app.communicate(timeout=10)[0] == "interrupted\n"
+        finally:
+            app.kill()
     assert app.returncode == 0
     assert daemon.await_request(Cancel).job_id == "mine"
 
