@@ -110,6 +110,14 @@ class Stage:
             return False
         return isinstance(message, wire.Assign) and message.model == spec
 
+    async def run_job(self) -> None:
+        """The worker has become ready, as it should, and has been given the job."""
+        await self.say("worker", hello(self.token))
+        await self.say("worker", READY)
+        await self.hear_out()
+        assert self.events == [events.Ready(EPOCH)]
+        self.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+
     def close(self) -> None:
         for socket in self._sockets.values():
             socket.close(0)
@@ -171,11 +179,7 @@ def test_whatever_is_said_a_run_has_at_most_one_end_and_strangers_have_none(
     noise: list[tuple[str, list[Any]]],
 ) -> None:
     async def play(stage: Stage) -> None:
-        await stage.say("worker", hello(stage.token))
-        await stage.say("worker", READY)
-        await stage.hear_out()
-        assert stage.events == [events.Ready(EPOCH)]
-        stage.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+        await stage.run_job()
         for who, frames in noise:
             await stage.say(who, frames)
         await stage.hear_out()
@@ -229,10 +233,7 @@ def test_nothing_counts_that_a_worker_says_after_it_was_told_to_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def play(stage: Stage) -> None:
-        await stage.say("worker", hello(stage.token))
-        await stage.say("worker", READY)
-        await stage.hear_out()
-        stage.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+        await stage.run_job()
         stage.supervisor.end(EPOCH, politely=False, why="a test")
         await stage.say("worker", ENDS[0])
         await stage.hear_out()
@@ -245,10 +246,7 @@ def test_a_cancel_that_nobody_asked_for_is_somebody_elses_sigterm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def play(stage: Stage) -> None:
-        await stage.say("worker", hello(stage.token))
-        await stage.say("worker", READY)
-        await stage.hear_out()
-        stage.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+        await stage.run_job()
         await stage.say("worker", ENDS[2])
         await stage.hear_out()
         finished = stage.events[-1]
@@ -266,10 +264,7 @@ def test_a_second_end_of_a_job_and_the_end_of_another_count_for_nothing(
     monkeypatch: pytest.MonkeyPatch, first: int, second: int
 ) -> None:
     async def play(stage: Stage) -> None:
-        await stage.say("worker", hello(stage.token))
-        await stage.say("worker", READY)
-        await stage.hear_out()
-        stage.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+        await stage.run_job()
         await stage.say("worker", encode(wire.Cancelled(epoch=EPOCH, job_id="another")))
         await stage.hear_out()
         assert stage.events == [events.Ready(EPOCH)]
