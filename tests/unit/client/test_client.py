@@ -302,8 +302,10 @@ def test_a_fork_is_told_to_make_its_own(client: Client) -> None:
 
 
 _WAITING_APP = """
-import sys
+import signal, sys
 from hermetic import Client
+# As in a terminal, also where the tests themselves were started in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 client = Client(sys.argv[1])
 try:
     client.generate("wait", model="demo-sd15", job_id="mine")
