@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from hermetic import Client
 endpoint, model, jobs, at_once = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 answers, open_jobs = [], []
 with Client(endpoint, app=model) as client:
+    client.status()
+    print("connected", flush=True)
+    sys.stdin.readline()
     for seed in range(jobs):
         open_jobs.append(client.submit(f"{model} {seed}", model=model, seed=seed, steps=2))
         if len(open_jobs) == at_once or seed == jobs - 1:
@@ -37,26 +41,32 @@ json.dump(answers, sys.stdout)
 
 
 def run_apps(
-    daemon: RunningDaemon, models: tuple[str, str], at_once: int
+    daemon: RunningDaemon, models: tuple[str, str], at_once: int, staggered: bool
 ) -> dict[str, list[list[Any]]]:
-    """Both at the same time, the second from the first one's first jobs on; what each got."""
-    command = [sys.executable, "-c", APP, str(daemon.endpoint)]
-    apps: dict[str, subprocess.Popen[str]] = {}
-    try:
+    """What each app got. Both are connected before the first of them submits; where they are
+    staggered, the second begins when the first one's first jobs are in the queue."""
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(daemon.client())
+        apps = {}
         for model in models:
-            arguments = [*command, model, str(JOBS), str(at_once)]
-            apps[model] = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-            with daemon.client() as client:
-                submitted = len(apps) * at_once
-                until(lambda: len(client.jobs()) >= submitted, 30, f"{model} has submitted")  # noqa: B023 - called at once
-        answers = {model: json.loads(app.communicate()[0]) for model, app in apps.items()}
-    finally:
+            words = [sys.executable, "-c", APP, str(daemon.endpoint), model]
+            app = subprocess.Popen(
+                [*words, str(JOBS), str(at_once)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            apps[model] = stack.enter_context(app)
+            stack.callback(app.kill)
+            assert app.stdout is not None
+            assert app.stdout.readline() == "connected\n"
         for app in apps.values():
-            if app.poll() is None:
-                app.kill()
-                app.communicate()
-    assert {app.returncode for app in apps.values()} == {0}
-    return answers
+            assert app.stdin is not None
+            app.stdin.write("go\n")
+            app.stdin.flush()
+            if staggered:
+                until(lambda: len(client.jobs()) >= at_once, 30, "the first has submitted")
+        return {model: json.loads(app.communicate()[0]) for model, app in apps.items()}
 
 
 def expected(client: Client, model: str) -> list[list[Any]]:
@@ -68,9 +78,14 @@ def expected(client: Client, model: str) -> list[list[Any]]:
 
 
 def check_forty_right_images(
-    daemon: RunningDaemon, models: tuple[str, str], at_once: int, least_switches: int
+    daemon: RunningDaemon,
+    models: tuple[str, str],
+    *,
+    at_once: int,
+    staggered: bool,
+    least_switches: int,
 ) -> None:
-    answers = run_apps(daemon, models, at_once)
+    answers = run_apps(daemon, models, at_once, staggered)
     with daemon.client() as client:
         switches = client.status().workers_started - 1
         rows = client.jobs()
@@ -87,9 +102,13 @@ def test_forty_jobs_that_alternate_between_two_models_give_forty_right_images() 
     """Each app waits for one job before it submits the next: nearly every job is a switch."""
     sections = "".join(f'[models.{name}]\narchitecture = "echo"\n' for name in ("left", "right"))
     with RunningDaemon(sections) as daemon:
-        check_forty_right_images(daemon, ("left", "right"), at_once=1, least_switches=JOBS)
+        check_forty_right_images(
+            daemon, ("left", "right"), at_once=1, staggered=False, least_switches=JOBS
+        )
 
 
 def test_forty_jobs_of_two_real_models_give_forty_right_images(daemon: RunningDaemon) -> None:
     """In bursts of ten, because a switch between real models costs seconds here."""
-    check_forty_right_images(daemon, ("demo-sd15", "demo-sdxl"), at_once=10, least_switches=2)
+    check_forty_right_images(
+        daemon, ("demo-sd15", "demo-sdxl"), at_once=10, staggered=True, least_switches=2
+    )
