@@ -40,8 +40,20 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
 class WorkerSection(_Section, frozen=True, kw_only=True):
     """`[worker]`; times in seconds."""
 
-    start_method: Literal["exec"] = "exec"
+    start_method: Literal["fork", "exec"] = "fork"
+    """`fork` from the pristine template, where there is one that is clean; or a new interpreter."""
     command: tuple[str, ...] = (sys.executable, "-m", "hermetic_worker")
+    template_command: tuple[str, ...] = (sys.executable, "-m", "hermetic_worker.template")
+    template_seconds: float = 120.0
+    """From the start of the template to its readiness: imports, skeletons, checks."""
+    template_forks: int = 1000
+    """After so many workers another template takes over."""
+    standby: Literal["auto", "on", "off"] = "auto"
+    """A forked worker that waits with its device made ready; `auto` is on a GPU with room."""
+    smoke: Literal["once", "always", "never"] = "once"
+    """The trial step before Ready: `once` for files that have not changed since they passed it."""
+    read_ahead: bool = False
+    """Read all weights from the disk before Ready, so that no step has to wait for it."""
     hello_seconds: float = 30.0
     """From the start of the process to its Hello."""
     load_seconds: float = 180.0
@@ -54,6 +66,8 @@ class WorkerSection(_Section, frozen=True, kw_only=True):
     """From the polite message to SIGTERM when the daemon ends."""
     terminate_seconds: float = 2.0
     """From SIGTERM to SIGKILL."""
+    release_seconds: float = 10.0
+    """From a worker's end to its device memory being free again."""
 
 
 class ModelSection(_Section, frozen=True, kw_only=True):
@@ -125,5 +139,6 @@ def _with_environment(settings: dict[str, Any], environment: Mapping[str, str]) 
     for name, value in environment.items():
         section, separator, key = name.removeprefix("HERMETIC_").lower().partition("__")
         if name.startswith("HERMETIC_") and separator and section in ("daemon", "worker"):
-            merged.setdefault(section, {})[key] = value.split() if key == "command" else value
+            words = key in ("command", "template_command")
+            merged.setdefault(section, {})[key] = value.split() if words else value
     return merged

@@ -45,6 +45,7 @@ __all__ = [
     "Status",
     "Stop",
     "Submit",
+    "TemplateStatus",
     "Unload",
     "Welcome",
     "WorkerRow",
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 
-WorkerState: TypeAlias = Literal["starting", "loading", "ready", "running", "ending"]
+WorkerState: TypeAlias = Literal["starting", "standby", "loading", "ready", "running", "ending"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -251,12 +252,36 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs it has ended."""
     idle_until: float | None = None
     versions: dict[str, str] = {}
+    start_method: str = "exec"
+    """`fork` from the template, or `exec` of a new interpreter."""
+    timings: dict[str, float] = {}
+    """Seconds by stage of its start and load."""
+    loaded_by: dict[str, str] = {}
+    """By component: `skeleton`, or `from_pretrained` and why."""
 
 
 class Workers(_Reply, frozen=True, kw_only=True, tag="workers"):
     """The living workers."""
 
     workers: tuple[WorkerRow, ...]
+
+
+class TemplateStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that workers are forked from."""
+
+    state: Literal["off", "starting", "serving", "refused", "waiting"]
+    """`refused`: it was not clean, so it is not used. `waiting`: it died and is started again."""
+    reason: str = ""
+    """Why it is refused, or what it died of."""
+    pid: int = 0
+    forks: int = 0
+    """How many workers this very process has given."""
+    private_bytes: int = 0
+    """What it alone takes of the machine's memory."""
+    skeletons: dict[str, str] = {}
+    """By model: `ready`, or why workers have to load it by `from_pretrained`."""
+    timings: dict[str, float] = {}
+    """Seconds by stage of its own start."""
 
 
 class Status(_Reply, frozen=True, kw_only=True, tag="status"):
@@ -277,6 +302,7 @@ class Status(_Reply, frozen=True, kw_only=True, tag="status"):
     workers_started: int
     """Also the newest epoch."""
     config_file: str | None = None
+    template: TemplateStatus | None = None
 
 
 # Job updates: daemon -> app.

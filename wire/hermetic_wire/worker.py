@@ -1,6 +1,8 @@
 """Daemon and worker: the whole life of a worker in one file.
 
     worker  Hello          I am epoch E, born with token T
+    daemon  Prepare        only to a standby: your device, no model yet
+    worker  Prepared       or its death
     daemon  Assign         your model, your device
     worker  Loading...     how far the load has come
     worker  Ready          or LoadFailed, after which it is killed
@@ -16,7 +18,7 @@ Every message of a worker carries its epoch: what an older epoch says is dropped
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -36,6 +38,8 @@ __all__ = [
     "LoadFailed",
     "Loading",
     "ModelSpec",
+    "Prepare",
+    "Prepared",
     "Quit",
     "Ready",
     "Run",
@@ -77,6 +81,15 @@ class Hello(_FromWorker, frozen=True, kw_only=True, tag="hello"):
     token: str
     pid: int
     version: str
+    born: float = 0.0
+    """Its first instruction, in seconds of CLOCK_MONOTONIC, which all processes share."""
+
+
+class Prepared(_FromWorker, frozen=True, kw_only=True, tag="prepared"):
+    """A standby's device is at hand: it can be assigned a model at any time."""
+
+    timings: dict[str, float] = {}
+    """Seconds by stage of the preparation."""
 
 
 class Loading(_FromWorker, frozen=True, kw_only=True, tag="loading"):
@@ -96,6 +109,12 @@ class Ready(_FromWorker, frozen=True, kw_only=True, tag="ready"):
     timings: dict[str, float]
     """Seconds by stage of the load."""
     versions: dict[str, str] = {}
+    loaded_by: dict[str, str] = {}
+    """By component: `skeleton`, or `from_pretrained` and why."""
+    fingerprint: str = ""
+    """Of the files and all else that the checks depended on; see Assign.proven."""
+    stale_template: bool = False
+    """The files are not those that the template has seen: it should be made anew."""
 
 
 class LoadFailed(_FromWorker, frozen=True, kw_only=True, tag="load_failed"):
@@ -136,11 +155,23 @@ class Cancelled(_FromWorker, frozen=True, kw_only=True, tag="cancelled"):
 # Daemon -> worker.
 
 
+class Prepare(_Message, frozen=True, kw_only=True, tag="prepare"):
+    """Make the device ready for whatever model comes; it has none yet."""
+
+    device: str
+
+
 class Assign(_Message, frozen=True, kw_only=True, tag="assign"):
     """The only model this process will ever hold."""
 
     model: ModelSpec
     device: str
+    proven: str = ""
+    """The fingerprint with which this model became ready before: what has not changed since
+    needs no second smoke step."""
+    smoke: Literal["once", "always", "never"] = "once"
+    read_ahead: bool = False
+    """Have all weights in memory before Ready."""
 
 
 class Run(_Message, frozen=True, kw_only=True, tag="run"):
@@ -160,8 +191,10 @@ class Quit(_Message, frozen=True, kw_only=True, tag="quit"):
     """End in order: no job is running."""
 
 
-FromWorker: TypeAlias = Hello | Loading | Ready | LoadFailed | Step | Done | Failed | Cancelled
-ToWorker: TypeAlias = Assign | Run | Cancel | Quit
+FromWorker: TypeAlias = (
+    Hello | Prepared | Loading | Ready | LoadFailed | Step | Done | Failed | Cancelled
+)
+ToWorker: TypeAlias = Prepare | Assign | Run | Cancel | Quit
 
 from_worker: Codec[FromWorker] = Codec(FromWorker, "message of a worker")
 to_worker: Codec[ToWorker] = Codec(ToWorker, "message to a worker")
