@@ -5,8 +5,10 @@ Imports torch only inside what needs it, so that the host's figures cost nothing
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,20 +19,41 @@ __all__ = ["Device", "host_capacity", "host_memory", "parse"]
 _NAME = re.compile(r"(cpu)|(cuda)(?::(\d{1,3}))?")
 
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
 @dataclass(frozen=True)
 class Device:
-    """`cpu`, or one CUDA device by its number."""
+    """`cpu`, or one CUDA device by the daemon's number of it."""
 
     kind: Literal["cpu", "cuda"]
     index: int = 0
+    claimed: bool = field(default=False, compare=False)
+    """Whether this process sees no other device; see `claim`."""
 
     def __str__(self) -> str:
+        """The name that the daemon knows it by, claimed or not."""
         return self.kind if self.kind == "cpu" else f"cuda:{self.index}"
+
+    @property
+    def torch_name(self) -> str:
+        """The name that torch knows it by in this process: claimed, it is the only one."""
+        return "cuda:0" if self.claimed else str(self)
 
     @property
     def default_dtype(self) -> str:
         """What weights are held in unless the model says otherwise."""
         return "float32" if self.kind == "cpu" else "float16"
+
+    def claim(self) -> Device:
+        """This device as the only one this process sees; before CUDA is touched.
+
+        A worker that sees one device cannot open a context on another, which would take memory
+        there that nobody accounts for. Narrows CUDA_VISIBLE_DEVICES, so `cuda:1` of `2,3` is 3;
+        to claim it again changes nothing. Raises LoadFailed where it is not among the visible
+        ones, where another was claimed, and where it is too late.
+        """
+        return self if self.kind == "cpu" else _CLAIM.take(self)
 
     def require(self) -> None:
         """Raises LoadFailed, saying what is there, where torch cannot use this device."""
@@ -40,13 +63,14 @@ class Device:
 
         if not torch.cuda.is_available():
             built = torch.version.cuda or "none: this is a CPU build of torch"
+            seen = f"; {_VISIBLE}={os.environ[_VISIBLE]}" if _VISIBLE in os.environ else ""
             raise LoadFailed(
                 f"The device {self} was asked for, but torch {torch.__version__} finds no CUDA "
-                f"device (CUDA of this build: {built}). Set HERMETIC_DEVICE=cpu, or install a "
-                "CUDA build of torch and a driver."
+                f"device (CUDA of this build: {built}{seen}). Set HERMETIC_DEVICE=cpu or to a "
+                "device that exists, or install a CUDA build of torch and a driver."
             )
         count = torch.cuda.device_count()
-        if self.index >= count:
+        if not self.claimed and self.index >= count:
             raise LoadFailed(
                 f"The device {self} was asked for, but there are only {count}: cuda:0 to "
                 f"cuda:{count - 1}. Set HERMETIC_DEVICE to one of them."
@@ -57,7 +81,7 @@ class Device:
         if self.kind == "cuda":
             import torch
 
-            torch.cuda.synchronize(self.index)
+            torch.cuda.synchronize(self.torch_name)
 
     def memory(self) -> dict[str, int]:
         """Bytes: the process's `resident` and `peak`, on CUDA also `device` and `device_peak`."""
@@ -65,9 +89,63 @@ class Device:
         if self.kind == "cuda":
             import torch
 
-            figures["device"] = torch.cuda.memory_reserved(self.index)
-            figures["device_peak"] = torch.cuda.max_memory_reserved(self.index)
+            figures["device"] = torch.cuda.memory_reserved(self.torch_name)
+            figures["device_peak"] = torch.cuda.max_memory_reserved(self.torch_name)
         return figures
+
+
+class _Claim:
+    """What this process has narrowed itself to: once, because the environment is of the process."""
+
+    def __init__(self) -> None:
+        self._device: Device | None = None
+
+    def take(self, device: Device) -> Device:
+        if self._device == device:
+            return self._device
+        if self._device is not None:
+            raise LoadFailed(
+                f"The device {device} was asked for, but this process has claimed {self._device} "
+                "for its whole life. Start another worker."
+            )
+        if _cuda_is_open():
+            raise LoadFailed(
+                f"The device {device} cannot be claimed: CUDA is open in this process already, "
+                f"so {_VISIBLE} is no longer read. Claim it before torch touches a device."
+            )
+        os.environ[_VISIBLE] = _entry(device, os.environ.get(_VISIBLE))
+        self._device = replace(device, claimed=True)
+        return self._device
+
+
+_CLAIM = _Claim()
+
+
+def _cuda_is_open() -> bool:
+    """Whether torch has made a context; a process without torch has not, and stays without it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def _entry(device: Device, visible: str | None) -> str:
+    """What CUDA_VISIBLE_DEVICES must say for this device alone, given what it says now.
+
+    Its entries are numbers, GPU- or MIG- identifiers; what follows an empty or negative one is
+    invisible (CUDA C++ Programming Guide, "CUDA Environment Variables").
+    """
+    if visible is None:
+        return str(device.index)
+    entries: list[str] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if not entry or entry.startswith("-"):
+            break
+        entries.append(entry)
+    if device.index >= len(entries):
+        raise LoadFailed(
+            f"The device {device} was asked for, but {_VISIBLE}={visible!r} leaves {len(entries)} "
+            "to see. Set HERMETIC_DEVICE to one of them, counted from cuda:0, or that variable."
+        )
+    return entries[device.index]
 
 
 def parse(name: str) -> Device:
