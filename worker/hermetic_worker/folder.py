@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,28 @@ class Folder:
     path: Path
     class_name: str
     """The pipeline's class."""
-    components: dict[str, str]
-    """Names and classes, without those that the folder leaves out on purpose."""
+    entries: dict[str, tuple[str, str]]
+    """Library and class by component, without those that the folder leaves out on purpose."""
+
+    @property
+    def components(self) -> dict[str, str]:
+        """The classes alone."""
+        return {name: kind for name, (_, kind) in self.entries.items()}
+
+    @staticmethod
+    def stamp(path: Path) -> str:
+        """What changes when a file of the folder is written, replaced, added or removed.
+
+        A digest of names, sizes, times of change and inodes; no content is read.
+        """
+        digest = hashlib.sha256()
+        for folder in (path, *sorted(each for each in path.iterdir() if each.is_dir())):
+            for entry in sorted(os.scandir(folder), key=lambda each: each.name):
+                if entry.is_file():
+                    found = entry.stat()
+                    facts = (found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
+                    digest.update(f"{folder.name}/{entry.name} {facts}\n".encode())
+        return digest.hexdigest()
 
     @classmethod
     def read(cls, path: str | None) -> Folder:
@@ -43,7 +65,7 @@ class Folder:
         name = index.get("_class_name") if isinstance(index, dict) else None
         if not isinstance(name, str):
             raise ModelInvalid(f"{file} declares no _class_name, so what it holds is unknown.")
-        return cls(Path(path), name, _components(index))
+        return cls(Path(path), name, _entries(index))
 
     def require_class(self, wanted: str) -> None:
         """Raises ModelInvalid where the folder declares another pipeline than `wanted`."""
@@ -65,12 +87,12 @@ class Folder:
         return "fp16" if only_fp16 else None
 
 
-def _components(index: dict[str, object]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _entries(index: dict[str, object]) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
     for name, entry in index.items():
         match entry:
-            case [str(), str(class_name)]:
-                found[name] = class_name
+            case [str(library), str(class_name)]:
+                found[name] = library, class_name
             case _:
                 pass  # [null, null]: left out; anything else: a setting of the pipeline
     return found
