@@ -101,9 +101,9 @@ class _Claim:
         self._device: Device | None = None
 
     def take(self, device: Device) -> Device:
-        if self._device == device:
-            return self._device
         if self._device is not None:
+            if self._device == device:
+                return self._device
             raise LoadFailed(
                 f"The device {device} was asked for, but this process has claimed {self._device} "
                 "for its whole life. Start another worker."
