@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ import click
 
 from hermetic_wire.errors import DaemonError, InvalidConfiguration
 
+from . import template
 from .installed import missing
 from .output import age, size, write_json
 from .session import Session
@@ -115,19 +117,19 @@ def status(session: Session, as_json: bool) -> None:
     if as_json:
         write_json(found)
         return
-    for name, value in _lines(found).items():
+    for name, value in _lines(found):
         click.echo(f"{name:<13} {value}")
 
 
-def _lines(found: Status) -> dict[str, str]:
+def _lines(found: Status) -> Iterator[tuple[str, str]]:
     ended = ", ".join(f"{count} {state}" for state, count in sorted(found.ended.items()))
-    return {
-        "daemon": f"{found.version}, pid {found.pid}, {found.state} for {age(found.uptime_s)}",
-        "endpoint": found.endpoint,
-        "configuration": found.config_file or "none, all defaults",
-        "device": found.device,
-        "workers": f"{found.workers_started} started so far, by {found.start_method}",
-        "jobs": f"{found.running} running, {found.queued} waiting",
-        "ended": ended or "none yet",
-        "memory": f"{size(found.resident_bytes)} (the daemon alone)",
-    }
+    yield "daemon", f"{found.version}, pid {found.pid}, {found.state} for {age(found.uptime_s)}"
+    yield "endpoint", found.endpoint
+    yield "configuration", found.config_file or "none, all defaults"
+    yield "device", found.device
+    yield "jobs", f"{found.running} running, {found.queued} waiting"
+    yield "ended", ended or "none yet"
+    yield "memory", f"{size(found.resident_bytes)} (the daemon alone)"
+    yield "workers", f"{found.workers_started} started so far, start_method {found.start_method}"
+    if found.template is not None:
+        yield from template.facts(found.template)

@@ -25,6 +25,7 @@ _COLUMNS = {
     "PID": "right",
     "DEVICE": "left",
     "STATE": "left",
+    "START": "left",
     "RESIDENT": "right",
     "PEAK": "right",
     "JOBS": "right",
@@ -39,7 +40,8 @@ def ps(session: Session, as_json: bool) -> None:
     """List the living workers.
 
     A worker is a process that holds one model on one device; its epoch tells it from all others,
-    dead ones included.
+    dead ones included. START is how it came to be: by fork from the template, or by exec of a new
+    interpreter. A standby has its device ready and waits for a model.
     """
     with session.client() as client:
         rows = client.workers()
@@ -58,12 +60,13 @@ def ps(session: Session, as_json: bool) -> None:
 
 def _cells(row: WorkerRow, now: float) -> tuple[str, ...]:
     return (
-        row.model,
-        row.architecture,
+        row.model or "-",
+        row.architecture or "-",
         str(row.epoch),
         str(row.pid),
         row.device,
         row.state,
+        row.start_method,
         size(row.resident_bytes),
         size(row.peak_bytes),
         str(row.jobs),

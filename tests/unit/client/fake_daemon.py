@@ -44,6 +44,7 @@ from hermetic_wire.messages import (
     Status,
     Stop,
     Submit,
+    TemplateStatus,
     Unload,
     Welcome,
     WorkerRow,
@@ -59,7 +60,18 @@ Request = TypeVar("Request", bound=msgspec.Struct)
 MODEL = ModelRow(name="demo-sd15", architecture="sd15", source="embedded")
 WORKER = WorkerIdentity(model="demo-sd15", architecture="sd15", epoch=3, pid=77, device="cpu")
 _ROW = WorkerRow(
-    model="demo-sd15", architecture="sd15", epoch=3, pid=77, device="cpu", state="ready"
+    model="demo-sd15",
+    architecture="sd15",
+    epoch=3,
+    pid=77,
+    device="cpu",
+    state="ready",
+    start_method="fork",
+    timings={"fork": 0.01, "ready": 0.2},
+    loaded_by={"unet": "skeleton", "safety_checker": "from_pretrained: it is no module"},
+)
+_TEMPLATE = TemplateStatus(
+    state="serving", pid=70, forks=3, private_bytes=2**20, skeletons={"demo-sd15": "ready"}
 )
 
 
@@ -234,11 +246,12 @@ def _status(seq: int) -> Status:
         state="serving",
         endpoint="/e",
         device="cpu",
-        start_method="exec",
+        start_method="fork",
         uptime_s=1.0,
         resident_bytes=1,
         queued=0,
         running=0,
         ended={},
         workers_started=3,
+        template=_TEMPLATE,
     )

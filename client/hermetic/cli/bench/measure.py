@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from hermetic import Client, Result
 from hermetic.cli.output import duration
 from hermetic.cli.process_life import ProcessLife
+from hermetic.cli.stages import LOADING, STARTING
 from hermetic_wire.generation import TextToImage, WorkerIdentity
 
 from .figures import Samples, tour
 from .machine import available_memory
 
-__all__ = ["Plan", "measure"]
+__all__ = ["STAGES", "Plan", "measure"]
 
+STAGES = ("reap", "release", *STARTING, *LOADING, "smoke")
+"""Of a worker's start and load, in the order in which they come."""
 _SPLIT = ("text_encoder", "denoise", "decode", "total")
 
 
@@ -69,7 +72,7 @@ def _measure_loads(client: Client, plan: Plan, samples: Samples) -> None:
 
 
 def _sample_load(samples: Samples, name: str, result: Result) -> None:
-    for stage in ("switch", "ready", "start", "imports", "load"):
+    for stage in ("switch", "ready", *STAGES):
         samples.add(f"{name}:{stage}_s", "s", result.timings.get(stage))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from hermetic.cli.output import duration, print_table, size
 
 from .figures import Figure, tour
-from .measure import Plan
+from .measure import STAGES, Plan
 
 __all__ = ["print_report"]
 
@@ -18,7 +18,7 @@ _IMAGES = (
     *("MODEL", "BATCH", "IMAGES/S", "IT/S"),
     *("TEXT-ENCODER", "DENOISER", "VAE", "TOTAL", "PEAK"),
 )
-_LOADS = ("SWITCH", "N", "MEDIAN", "P95", "READY", "START", "IMPORTS", "LOAD")
+_LOADS = ("SWITCH", "N", "MEDIAN", "P95", "READY")
 
 
 def print_report(plan: Plan, figures: Mapping[str, Figure], report: Mapping[str, Any]) -> None:
@@ -36,7 +36,10 @@ def print_report(plan: Plan, figures: Mapping[str, Figure], report: Mapping[str,
     print_table(_IMAGES, images, right=_IMAGES[1:])
     click.echo(f"\nLoads and switches, {plan.rounds} interleaved rounds")
     names = [f"{a}->{b}" for a, b in tour(plan.models)] or list(plan.models)
-    print_table(_LOADS, [_load_cells(figures, name) for name in names], right=_LOADS[1:])
+    # A forked worker's stages are not those of a new interpreter, nor a GPU's those of a CPU.
+    told = [one for one in STAGES if any(f"{name}:{one}_s" in figures for name in names)]
+    columns = (*_LOADS, *(one.upper() for one in told))
+    print_table(columns, [_load_cells(figures, name, told) for name in names], right=columns[1:])
     workers = figures["after_unload:workers"].value
     taken = int(figures["after_unload:memory_bytes"].value)
     click.echo(
@@ -59,9 +62,9 @@ def _image_cells(figures: Mapping[str, Figure], model: str, batch: int) -> list[
     ]
 
 
-def _load_cells(figures: Mapping[str, Figure], name: str) -> list[str]:
+def _load_cells(figures: Mapping[str, Figure], name: str, told: Sequence[str]) -> list[str]:
     whole = figures.get(f"{name}:switch_s") or figures.get(f"{name}:ready_s")
-    stages = [figures.get(f"{name}:{s}_s") for s in ("ready", "start", "imports", "load")]
+    stages = [figures.get(f"{name}:{stage}_s") for stage in ("ready", *told)]
     return [
         name,
         str(whole.n) if whole else "0",

@@ -12,6 +12,7 @@ import click
 
 from hermetic.cli.installed import missing
 from hermetic.cli.output import duration, print_table, size, write_json
+from hermetic.cli.stages import of_load, of_start, start_method
 from hermetic.cli.verb import json_option, verb
 from hermetic_wire.errors import InvalidConfiguration, ModelInvalid
 
@@ -39,7 +40,7 @@ _THREADS = 1
 _WIDTH = 92
 _COLUMNS = (
     *("ROUND", "MODEL", "PROCESS", "EPOCH"),
-    *("SWITCH", "IMPORTS", "LOAD", "PER IMAGE", "PEAK"),
+    *("SWITCH", "START", "LOAD", "PER IMAGE", "PEAK"),
 )
 
 _THE_BUG = """\
@@ -189,8 +190,8 @@ def _figures(one: Round) -> tuple[str, ...]:
         str(one.result.worker.pid),
         str(one.result.worker.epoch),
         duration(timings.get("switch")),
-        duration(timings.get("imports")),
-        duration(timings.get("load")),
+        f"{start_method(timings) or ''} {duration(of_start(timings))}".lstrip(),
+        duration(of_load(timings)),
         duration(one.seconds_per_image),
         size(memory.get("device_peak", memory.get("peak"))),
     )

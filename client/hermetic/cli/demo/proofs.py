@@ -99,9 +99,9 @@ def _former_gone(rounds: Sequence[Round]) -> Check:
 def _one_at_a_time(rounds: Sequence[Round]) -> Check:
     counts = [one.workers for one in rounds]
     return Check(
-        "one worker lived at a time",
+        "one model lived at a time",
         set(counts) == {1},
-        f"workers alive after each round: {', '.join(map(str, counts))}",
+        f"workers with a model after each round: {', '.join(map(str, counts))}",
     )
 
 

@@ -27,7 +27,7 @@ class Round:
     former_gone: bool | None
     """Whether the former worker had ended when this one began to draw; None in the first round."""
     workers: int
-    """How many workers lived at the round's end."""
+    """How many workers with a model lived at the round's end; a standby has none yet."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def play(
             result=result,
             life=life,
             former_gone=watch.former_gone,
-            workers=len(client.workers()),
+            workers=sum(bool(row.model) for row in client.workers()),
         )
         former = life
 

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import TypeAlias
 
+from hermetic.cli.output import size
 from hermetic.cli.session import Session
+from hermetic.cli.template import skeletons, state
 from hermetic_wire.errors import DaemonUnreachable, HermeticError
+from hermetic_wire.messages import TemplateStatus
 
 from .finding import Finding
 
-__all__ = ["Ask", "ask_python", "daemon", "gpu", "worker"]
+__all__ = ["Ask", "ask_python", "daemon", "gpu", "template", "worker"]
 
 Ask: TypeAlias = Callable[[str], tuple[int, str]]
 """A program for a fresh interpreter, to its exit code and its last line."""
@@ -36,6 +39,14 @@ free, total = torch.cuda.mem_get_info()
 print(f'{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, '
       f'torch {torch.__version__}')
 """
+_REFUSED = (
+    "Remove the cause, then: kill -HUP {pid}. Until then pictures are the same, switches slower. "
+    'start_method = "exec" under [worker] does without a template.'
+)
+_WAITING = (
+    "It comes back by itself. If it goes on dying, its last lines are in the daemon's log; "
+    'start_method = "exec" under [worker] does without a template.'
+)
 
 
 def ask_python(program: str) -> tuple[int, str]:
@@ -50,7 +61,7 @@ def ask_python(program: str) -> tuple[int, str]:
 
 
 def daemon(session: Session) -> Iterator[Finding]:
-    """Whether it answers, is of this version, and has models that can be used."""
+    """Whether it answers, is of this version, has a template and models that can be used."""
     try:
         with session.client(_PATIENCE_S) as client:
             status, models = client.status(), client.models()
@@ -66,12 +77,30 @@ def daemon(session: Session) -> Iterator[Finding]:
     else:
         remedy = "Restart the daemon from this installation: hermetic stop && hermetic serve"
         yield Finding("daemon", "warn", f"{seen}, and this is {mine}", remedy)
+    if status.template is not None:
+        yield template(status.template, status.pid)
     usable = [row.name for row in models if row.problem is None]
     if usable:
         yield Finding("models", "ok", ", ".join(usable))
     for row in models:
         if row.problem is not None:
             yield Finding(f"model {row.name}", "warn", row.problem, f"hermetic show {row.name}")
+
+
+def template(found: TemplateStatus, daemon_pid: int) -> Finding:
+    """Whether workers are forked as fast as they can be; it is a matter of speed alone."""
+    seen = state(found)
+    match found.state:
+        case "off" | "starting":
+            return Finding("template", "ok", seen)
+        case "serving":
+            told = f", skeletons: {skeletons(found)}" if found.skeletons else ""
+            memory = f"{size(found.private_bytes)} of its own memory"
+            return Finding("template", "ok", f"{seen}, {memory}{told}")
+        case "refused":
+            return Finding("template", "warn", seen, _REFUSED.format(pid=daemon_pid))
+        case "waiting":
+            return Finding("template", "warn", seen, _WAITING)
 
 
 def worker(ask: Ask, *, deep: bool) -> Finding:

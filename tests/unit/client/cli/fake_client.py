@@ -19,6 +19,7 @@ from hermetic_wire.messages import (
     JobUpdate,
     ModelRow,
     Status,
+    TemplateStatus,
     WorkerRow,
 )
 
@@ -58,7 +59,7 @@ def succeeded(
         output=Output(
             images=(Image(width=SIDE, height=SIDE),) * images,
             seeds=seeds or tuple(range(images)),
-            timings={"load": 0.25, "denoise": 1.5, "total": 1.75},
+            timings={"fork": 0.01, "load": 0.25, "denoise": 1.5, "total": 1.75},
             memory={"resident": 2**28, "peak": 2**29},
         ),
         worker=worker or identity(model),
@@ -101,6 +102,7 @@ class FakeClient:
     model_rows: list[ModelRow] = field(default_factory=list)
     worker_rows: list[WorkerRow] = field(default_factory=list)
     job_rows: list[JobRow] = field(default_factory=list)
+    template: TemplateStatus | None = None
     script: Script = field(default_factory=updates)
     error: HermeticError | None = None
     """Raised by whatever is asked."""
@@ -160,13 +162,14 @@ class FakeClient:
             state="serving",
             endpoint="/run/user/0/hermetic/hermetic.sock",
             device="cpu",
-            start_method="exec",
+            start_method="fork",
             uptime_s=75,
             resident_bytes=40 * 2**20,
             queued=2,
             running=1,
             ended={"succeeded": 5, "failed": 1},
             workers_started=3,
+            template=self.template,
         )
 
     def submit(

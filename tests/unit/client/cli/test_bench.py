@@ -79,7 +79,7 @@ class BenchClient(FakeClient):
 
     def load(self, model: str) -> Any:
         self._asked("load", model)
-        timings = {"load": 2.0, "start": 0.5, "ready": 2.5}
+        timings = {"fork": 0.125, "hello": 0.375, "bind": 2.0, "ready": 2.5}
         if self.loaded not in (None, model):
             timings["switch"] = 3.0
         self.loaded = model
@@ -125,6 +125,8 @@ def test_as_json(run: Run, client: FakeClient) -> None:
     figures = report["figures"]
     assert figures["a->b:switch_s"] == {"value": 3.0, "unit": "s", "n": 2, "p50": 3.0, "p95": 3.0}
     assert figures["b->a:switch_s"]["n"] == 2
+    assert figures["b->a:fork_s"]["value"] == 0.125
+    assert "b->a:exec_s" not in figures, "what was not measured has no figure"
     assert figures["a:batch4:it_per_s"]["value"] == pytest.approx(20.0)
     assert figures["a:batch4:denoise_s"]["n"] == 2, "the warm-up does not count"
     assert figures["after_unload:workers"]["value"] == 0
@@ -134,8 +136,10 @@ def test_as_json(run: Run, client: FakeClient) -> None:
 
 def test_as_tables(run: Run) -> None:
     done = run("bench", "-m", "a", "-m", "b", "--batch", "2")
-    for said in ("a->b", "b->a", "3.00 s", "200 ms", "1.0 GiB", "0 workers left"):
+    for said in ("a->b", "b->a", "3.00 s", "200 ms", "1.0 GiB", "0 workers left", "125 ms"):
         assert said in done.stdout
+    (heading,) = [line for line in done.stdout.splitlines() if line.startswith("SWITCH")]
+    assert heading.split()[4:] == ["READY", "FORK", "HELLO", "BIND"], "none that nobody was at"
     assert "warm-up" in done.stderr
 
 

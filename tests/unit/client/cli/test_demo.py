@@ -58,6 +58,9 @@ class DemoClient(FakeClient):
             WorkerRow(model=model, architecture="x", epoch=1, pid=pid, device="cpu", state="ready")
             for pid in self.lives
         ]
+        self.worker_rows.append(
+            WorkerRow(model="", architecture="", epoch=9, pid=999, device="cpu", state="standby")
+        )
         on_update(JobRunning(job_id=JOB_ID, epoch=epoch, pid=worker.pid))
         task = TextToImage(prompts=tuple(prompts), seeds=tuple(seed), width=8, height=8, steps=8)
         return succeeded(task, model, worker=worker, shade=SHADES[model])

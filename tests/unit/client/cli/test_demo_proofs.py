@@ -90,7 +90,7 @@ def test_a_former_process_that_stays(seen: bool | None) -> None:
 def test_two_workers_at_once() -> None:
     rounds = all_well()
     rounds[1] = replace(rounds[1], workers=2)
-    assert failing(rounds) == ["one worker lived at a time"]
+    assert failing(rounds) == ["one model lived at a time"]
 
 
 def test_the_leak_in_the_daemons_log() -> None:

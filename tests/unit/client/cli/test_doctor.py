@@ -14,7 +14,7 @@ from hermetic.cli.doctor.finding import Finding
 from hermetic.cli.installed import Requirement
 from hermetic.cli.session import Session
 from hermetic_wire.errors import DaemonUnreachable, ProtocolMismatch
-from hermetic_wire.messages import ModelRow
+from hermetic_wire.messages import ModelRow, TemplateStatus
 from unit.client.cli.conftest import Run
 from unit.client.cli.fake_client import FakeClient
 
@@ -120,9 +120,43 @@ def test_the_daemon_and_its_models(client: FakeClient, monkeypatch: pytest.Monke
     assert ask_daemon(client)["daemon"].verdict == "warn"
 
 
+def test_a_template_that_serves(client: FakeClient) -> None:
+    client.template = TemplateStatus(
+        state="serving", pid=70, private_bytes=180 << 20, skeletons={"a": "ready", "b": "no config"}
+    )
+    found = ask_daemon(client)["template"]
+    assert found.verdict == "ok"
+    assert found.seen == "serving, pid 70, 180.0 MiB of its own memory, skeletons: 1 of 2 ready"
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "remedy"),
+    [
+        ("off", "ok", ""),
+        ("starting", "ok", ""),
+        ("refused", "warn", "kill -HUP 99"),
+        ("waiting", "warn", "comes back by itself"),
+    ],
+)
+def test_a_template_that_does_not(
+    client: FakeClient, state: Any, verdict: str, remedy: str
+) -> None:
+    client.template = TemplateStatus(state=state, reason="it has two threads" * (verdict != "ok"))
+    found = ask_daemon(client)["template"]
+    assert found.verdict == verdict
+    assert bool(found.remedy) == (verdict != "ok")
+    assert remedy in found.remedy
+    assert client.template.reason in found.seen
+
+
+def test_a_daemon_that_knows_no_template_has_no_finding_of_it(client: FakeClient) -> None:
+    assert "template" not in ask_daemon(client)
+
+
 def test_no_daemon(client: FakeClient) -> None:
     client.error = DaemonUnreachable("Nobody answers.")
-    assert ask_daemon(client)["daemon"].verdict == "warn"
+    (found,) = ask_daemon(client).values()
+    assert (found.subject, found.verdict) == ("daemon", "warn"), "and nothing of what it has"
     client.error = ProtocolMismatch("It speaks 9.")
     assert ask_daemon(client)["daemon"].verdict == "fail"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from hermetic_wire.errors import ErrorBody
 from hermetic_wire.generation import JobState
-from hermetic_wire.messages import JobRow, ModelRow, WorkerRow
+from hermetic_wire.messages import JobRow, ModelRow, TemplateStatus, WorkerRow
 from unit.client.cli.conftest import Run
 from unit.client.cli.fake_client import FakeClient
 
@@ -42,6 +43,33 @@ def test_ps_shows_each_worker(client: FakeClient, run: Run) -> None:
     assert "300.0 MiB" in line
     assert "3.0 GiB" in line
     assert "\x1b" not in done.stdout
+
+
+def test_ps_tells_how_each_worker_was_started(client: FakeClient, run: Run) -> None:
+    client.worker_rows = [worker(start_method="fork"), worker(model="echo", epoch=4)]
+    heading, forked, new = run("ps").stdout.splitlines()
+    column = heading.index("START")
+    assert [line[column:].split()[0] for line in (forked, new)] == ["fork", "exec"]
+
+
+def test_ps_shows_a_standby_as_a_worker_without_a_model(client: FakeClient, run: Run) -> None:
+    client.worker_rows = [
+        worker(),
+        worker(model="", architecture="", epoch=4, state="standby", start_method="fork"),
+    ]
+    _, _, standby = run("ps").stdout.splitlines()
+    assert standby.split()[:6] == ["-", "-", "4", "4242", "cpu", "standby"]
+    rows = json.loads(run("ps", "--json").stdout)
+    assert [row["model"] for row in rows] == ["demo-sd15", ""]
+
+
+def test_ps_as_json_tells_how_a_worker_came_to_be(client: FakeClient, run: Run) -> None:
+    why = "from_pretrained: it has no config.json"
+    client.worker_rows = [worker(timings={"fork": 0.01}, loaded_by={"unet": "skeleton", "x": why})]
+    (row,) = json.loads(run("ps", "--json").stdout)
+    assert row["start_method"] == "exec"
+    assert row["timings"] == {"fork": 0.01}
+    assert row["loaded_by"] == {"unet": "skeleton", "x": why}
 
 
 def test_ps_as_json_has_the_fixed_fields(client: FakeClient, run: Run) -> None:
@@ -128,6 +156,42 @@ def test_status(run: Run) -> None:
     found = json.loads(run("status", "--json").stdout)
     assert found["pid"] == 99
     assert not {"v", "seq", "type"} & set(found), "the wire's own fields are nobody's business"
+
+
+def test_status_of_a_template_that_serves(client: FakeClient, run: Run) -> None:
+    client.template = TemplateStatus(
+        state="serving",
+        pid=70,
+        forks=12,
+        private_bytes=180 << 20,
+        skeletons={"a": "ready", "b": "ready", "odd": "unet/config.json is missing"},
+        timings={"imports": 3.95, "skeletons": 0.31},
+    )
+    lines = {" ".join(line.split()) for line in run("status").stdout.splitlines()}
+    assert {
+        "template serving, pid 70",
+        "its forks 12 workers so far",
+        "its memory 180.0 MiB (not shared with its workers)",
+        "its start 4.26 s (imports 3.95 s, skeletons 310 ms)",
+        "skeletons 2 of 3 ready",
+        "odd: unet/config.json is missing",
+    } <= lines
+    found = json.loads(run("status", "--json").stdout)["template"]
+    assert found["skeletons"]["odd"] == "unet/config.json is missing"
+    assert found["private_bytes"] == 180 << 20
+
+
+@pytest.mark.parametrize("state", ["refused", "waiting"])
+def test_status_tells_why_there_is_no_template(client: FakeClient, run: Run, state: Any) -> None:
+    client.template = TemplateStatus(state=state, reason="it has two threads", forks=3)
+    said = run("status").stdout
+    assert "it has two threads" in said
+    assert "workers so far" not in said, "it gives none"
+
+
+def test_status_where_no_template_is_wanted(client: FakeClient, run: Run) -> None:
+    client.template = TemplateStatus(state="off")
+    assert 'off: start_method = "exec"' in run("status").stdout
 
 
 @pytest.mark.parametrize("verb", ["ps", "models", "jobs"])
