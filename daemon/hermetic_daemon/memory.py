@@ -213,18 +213,16 @@ def _handle(nvml: Any, device: str, visible: str | None) -> Any:
     number = int(device.partition(":")[2] or 0)
     if visible is None:
         return nvml.nvmlDeviceGetHandleByIndex(number)
-    names = [name.strip() for name in visible.split(",")]
-    if number >= len(names):
-        raise LookupError(f"CUDA_VISIBLE_DEVICES={visible!r} has no device {number}")
-    name = names[number]
+    name = dict(enumerate(map(str.strip, visible.split(",")))).get(number, "")
+    if name.isdecimal():
+        return nvml.nvmlDeviceGetHandleByIndex(int(name))
     if name.startswith("MIG-"):
         return nvml.nvmlDeviceGetHandleByUUID(name)
-    if not name.startswith("GPU-"):
-        return nvml.nvmlDeviceGetHandleByIndex(int(name))
-    for gpu in map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount())):
-        if nvml.nvmlDeviceGetUUID(gpu).startswith(name):
-            return gpu
-    raise LookupError(f"CUDA_VISIBLE_DEVICES={visible!r} names no device of this machine")
+    if name.startswith("GPU-"):
+        for gpu in map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount())):
+            if nvml.nvmlDeviceGetUUID(gpu).startswith(name):
+                return gpu
+    raise LookupError(f"CUDA_VISIBLE_DEVICES={visible!r} has no such device")
 
 
 def _size(count: int) -> str:

@@ -12,6 +12,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pynvml
 import pytest
 
 from hermetic_daemon import memory
@@ -254,6 +255,12 @@ def test_without_the_binding_work_goes_on(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert blind(Memory("cuda"))
     assert len(warnings()) == 1
+
+
+def test_the_double_plays_functions_that_the_binding_has() -> None:
+    played = {name for name in vars(FakeNvml) if name.startswith("nvml")}
+    assert played
+    assert {name for name in played if not hasattr(pynvml, name)} == set()
 
 
 def test_without_a_driver_work_goes_on(nvml: FakeNvml, warnings: Callable[[], list[str]]) -> None:
