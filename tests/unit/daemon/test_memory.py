@@ -223,7 +223,8 @@ def test_the_device_is_the_one_that_cuda_means(
 
 
 @pytest.mark.parametrize(
-    ("device", "visible"), [("cuda:1", "0"), ("cuda", ""), ("cuda", "GPU-eeee"), ("cuda", "none")]
+    ("device", "visible"),
+    [("cuda:1", "0"), ("cuda", ""), ("cuda", "-1"), ("cuda", "GPU-eeee"), ("cuda", "none")],
 )
 def test_a_device_that_is_hidden_is_never_mistaken_for_another(
     nvml: FakeNvml,
@@ -237,7 +238,8 @@ def test_a_device_that_is_hidden_is_never_mistaken_for_another(
     assert not gpu.allows_beside(1)
     assert not gpu.holds(PID)
     assert nvml.asked == set()
-    assert len(warnings()) == 1
+    (said,) = warnings()
+    assert f"{device} (CUDA_VISIBLE_DEVICES={visible!r} has no such device)" in said
 
 
 # NVML that is missing, or fails.
