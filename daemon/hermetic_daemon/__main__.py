@@ -18,8 +18,11 @@ from hermetic_wire.errors import HermeticError
 
 from . import config, events
 from .service import Service
+from .strays import become_subreaper
 
 __all__ = ["main"]
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,15 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = options.config or paths.config_file()
         settings = _with_options(config.load(file), options)
         os.umask(0o077)
-        asyncio.run(_serve(settings, str(file) if file.exists() else None))
+        become_subreaper()
+        asyncio.run(_serve(settings, file, str(file) if file.exists() else None))
     except HermeticError as error:
         sys.stderr.write(f"hermeticd: error: {error.message}\n")
         return error.exit_code
     return 0
 
 
-async def _serve(settings: config.Config, config_file: str | None) -> None:
-    service = Service(settings, config_file)
+async def _serve(settings: config.Config, file: Path, found: str | None) -> None:
+    service = Service(settings, found)
     asked = 0
 
     def end() -> None:
@@ -52,7 +56,16 @@ async def _serve(settings: config.Config, config_file: str | None) -> None:
         asked += 1
         service.handle(events.EndAsked("stop" if asked == 1 else "kill"))
 
+    def reload() -> None:
+        """Only the models; what else the file says counts at the next start."""
+        try:
+            service.reload(config.load(file).models)
+        except HermeticError as error:
+            logger.error("the configuration stays as it was: %s", error.message)
+
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGCHLD, service.strays.sweep)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     await service.run()

@@ -32,6 +32,8 @@ class Model:
     spec: ModelSpec
     architecture: Architecture
     defaults: dict[str, Parameter]
+    size_bytes: int
+    """Of its weights' files."""
 
 
 class Catalog:
@@ -55,6 +57,16 @@ class Catalog:
         close = difflib.get_close_matches(name, self.rows, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(self.rows))}."
         raise UnknownModel(f"No model is called {name!r}. {hint}")
+
+    def spec(self, name: str) -> ModelSpec | None:
+        """All that a worker would be told; None for a model that cannot be used."""
+        model = self._models.get(name)
+        return model.spec if model else None
+
+    def with_folders(self) -> tuple[ModelSpec, ...]:
+        """Those that consist of files, in the order of their names."""
+        models = (self._models[name].spec for name in sorted(self._models))
+        return tuple(spec for spec in models if spec.path is not None)
 
     def describe(self, name: str | None) -> tuple[ModelRow, ...]:
         """The row of one model, or all by name. Raises UnknownModel."""
@@ -108,7 +120,7 @@ def _describe(name: str, section: ModelSection, source: Source) -> tuple[Model, 
         components=found.components if found else {},
         widths=found.widths if found else {},
     )
-    return Model(spec, architecture, defaults), row
+    return Model(spec, architecture, defaults, row.size_bytes), row
 
 
 def _embedded() -> list[Path]:

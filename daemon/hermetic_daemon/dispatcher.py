@@ -7,17 +7,21 @@ After every event the slot's state leads to exactly one of these; the code carri
 
 1.  The device is empty.
     1a. A job waits: start a worker for the oldest job's model.
-    1b. Nothing waits, and the daemon is ending: exit.
+    1b. Nothing waits, and the daemon is ending: end the standby; exit when every worker is gone.
 2.  A worker is loading.
-    2a. It is not wanted any more (no job waits for its model while one waits for another; or its
-        model is to be unloaded): end it.
-    2b. Otherwise wait. When it is ready, continue at 3.
+    2a. Its model is to be unloaded: end it.
+    2b. No job waits for its model while one waits for another: a switch, as in 3c.
+    2c. Otherwise wait. When it is ready, continue at 3.
 3.  A worker is ready.
     3a. It is to be unloaded, or the daemon is ending and nothing waits: end it.
     3b. The oldest job is for its model: run it.
-    3c. The oldest job is for another model: a switch. End it; continue at 1 when it is gone.
+    3c. The oldest job is for another model: a switch. The next worker starts, the present one ends;
+        the slot is the next one's from now on.
     3d. Nothing waits: keep it, loaded.
 4.  A worker is running a job, or ending: wait.
+
+A new worker is the standby where there is one. The device is quiet at 1 and 3d when nothing waits:
+then a standby is started, where they are wanted and there is none.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from hermetic_wire.errors import HermeticError, JobCancelled
 
 from .events import (
     Answer,
+    Begun,
     CancelAsked,
     CancelRun,
     Effect,
@@ -42,6 +47,7 @@ from .events import (
     Ready,
     Run,
     Settle,
+    StartStandby,
     StartWorker,
     Submitted,
     UnloadAsked,
@@ -60,17 +66,24 @@ class Slot:
     job_id: str | None = None
     """The job that runs on it."""
     cancelling: bool = False
-    tickets: list[int] = field(default_factory=list)
+    tickets: list[int | None] = field(default_factory=list)
     """Who waits for its end."""
 
 
 class Dispatcher:
-    """The queue and the slot of one device."""
+    """The queue and the slot of one device; `standbys` says whether one is kept waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, standbys: bool = False) -> None:
         self.slot: Slot | None = None
+        self.standby: int | None = None
+        """The epoch of the worker that waits for a model."""
         self.epoch = 0
         """The newest worker's."""
+        self._standbys = standbys
+        """Whether to start one: not again after one died, until a worker has become ready."""
+        self._wants_standbys = standbys
+        self._replaced: set[int] = set()
+        """Epochs that were ended by a switch and are not gone yet."""
         self.ending: Literal["drain", "stop", "kill"] | None = None
         self._waiting: dict[str, str] = {}
         """Model by job id, oldest first."""
@@ -89,6 +102,8 @@ class Dispatcher:
         """What to do now that this happened. Events of an older epoch lead to nothing."""
         effects: list[Effect] = []
         match event:
+            case Begun():
+                pass  # the tree's turn
             case Submitted():
                 if self.ending in ("stop", "kill"):
                     return [Settle(event.job_id, _stopped())]
@@ -99,6 +114,10 @@ class Dispatcher:
                 self._unload(event, effects)
             case EndAsked():
                 self._end(event.mode, effects)
+            case Gone() if event.epoch in self._replaced:
+                self._replaced.discard(event.epoch)
+            case Gone() if event.epoch == self.standby:
+                self.standby, self._standbys = None, False
             case Ready() | LoadFailed() | Finished() | Gone():
                 if self.slot is None or event.epoch != self.slot.epoch:
                     return []
@@ -113,6 +132,7 @@ class Dispatcher:
     ) -> None:
         match event:
             case Ready():
+                self._standbys = self._wants_standbys
                 if slot.phase == "loading":
                     slot.phase = "ready"
             case LoadFailed():
@@ -162,6 +182,7 @@ class Dispatcher:
 
     def _end(self, mode: Literal["drain", "stop", "kill"], effects: list[Effect]) -> None:
         self.ending = mode
+        self._end_standby(effects, politely=mode != "kill")
         if mode == "drain":
             return
         effects.extend(Settle(job_id, _stopped()) for job_id in self._waiting)
@@ -195,16 +216,15 @@ class Dispatcher:
         slot = self.slot
         if slot is None:
             if oldest is not None:  # 1a
-                job_id, model = oldest
-                self.epoch += 1
-                self.slot = Slot(self.epoch, model)
-                effects.append(StartWorker(self.epoch, model, job_id))
-            elif self.ending:  # 1b
+                self._start(oldest, None, effects)
+            elif self.ending and not self._replaced:  # 1b
                 effects.append(Exit())
         elif slot.phase == "loading":
-            unwanted = oldest is not None and slot.model not in self._waiting.values()
-            if unwanted or slot.tickets:  # 2a
-                self._end_slot(slot, effects, why="its model is not wanted any more")
+            unwanted = slot.model not in self._waiting.values()
+            if slot.tickets:  # 2a
+                self._end_slot(slot, effects, why="its model is unloaded")
+            elif oldest is not None and unwanted:  # 2b
+                self._switch(slot, oldest, effects)
         elif slot.phase == "ready":
             if slot.tickets:  # 3a
                 self._end_slot(slot, effects, why="its model is unloaded")
@@ -218,7 +238,35 @@ class Dispatcher:
                 slot.phase, slot.job_id = "running", job_id
                 effects.append(Run(slot.epoch, job_id))
             else:  # 3c
-                self._end_slot(slot, effects, why=f"switch to {oldest[1]}")
+                self._switch(slot, oldest, effects)
+        self._keep_standby(effects)
+
+    def _switch(self, slot: Slot, oldest: tuple[str, str], effects: list[Effect]) -> None:
+        self._replaced.add(slot.epoch)
+        self._start(oldest, slot.epoch, effects)
+        effects.append(EndWorker(slot.epoch, politely=False, why=f"switch to {oldest[1]}"))
+
+    def _start(self, oldest: tuple[str, str], replaces: int | None, effects: list[Effect]) -> None:
+        job_id, model = oldest
+        epoch, self.standby = self.standby or self._next_epoch(), None
+        self.slot = Slot(epoch, model)
+        effects.append(StartWorker(epoch, model, job_id, replaces))
+
+    def _keep_standby(self, effects: list[Effect]) -> None:
+        quiet = self.slot is None or self.slot.phase == "ready"
+        if self._standbys and quiet and self.standby is None and not (self.ending or self._waiting):
+            self.standby = self._next_epoch()
+            effects.append(StartStandby(self.standby))
+
+    def _end_standby(self, effects: list[Effect], politely: bool) -> None:
+        if self.standby is not None:
+            self._replaced.add(self.standby)
+            effects.append(EndWorker(self.standby, politely, why="the daemon ends"))
+            self.standby = None
+
+    def _next_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
 
 
 def _cancelled() -> JobCancelled:

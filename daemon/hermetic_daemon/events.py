@@ -34,6 +34,11 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The daemon serves."""
+
+
+@dataclass(frozen=True)
 class Submitted:
     """A job was accepted."""
 
@@ -53,7 +58,8 @@ class UnloadAsked:
     """The model's worker shall end once its job is done; `ticket` wants to know when."""
 
     model: str
-    ticket: int
+    ticket: int | None
+    """None where nobody waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Gone:
 
 
 Event: TypeAlias = (
-    Submitted | CancelAsked | UnloadAsked | EndAsked | Ready | LoadFailed | Finished | Gone
+    Begun | Submitted | CancelAsked | UnloadAsked | EndAsked | Ready | LoadFailed | Finished | Gone
 )
 
 # Effects: what to do.
@@ -108,11 +114,23 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a process for the model; `job_id` is the job that caused it."""
+    """Make the model ready in the epoch's process: the standby of that epoch, else a new one.
+
+    `job_id` is the job that caused it; `replaces` is the epoch that has to go for it, where there
+    is one. Whether both may hold memory at once is not decided here.
+    """
 
     epoch: int
     model: str
     job_id: str
+    replaces: int | None = None
+
+
+@dataclass(frozen=True)
+class StartStandby:
+    """Start a process without a model, for whichever comes next."""
+
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -152,7 +170,7 @@ class Settle:
 class Answer:
     """What the ticket asked for is done."""
 
-    ticket: int
+    ticket: int | None
     found: bool
 
 
@@ -161,4 +179,6 @@ class Exit:
     """Nothing waits, no worker lives, and the daemon was asked to end."""
 
 
-Effect: TypeAlias = StartWorker | Run | CancelRun | EndWorker | Settle | Answer | Exit
+Effect: TypeAlias = (
+    StartWorker | StartStandby | Run | CancelRun | EndWorker | Settle | Answer | Exit
+)

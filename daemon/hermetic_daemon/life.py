@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hermetic_wire.errors import HermeticError, WorkerDied
 from hermetic_wire.generation import WorkerIdentity
 from hermetic_wire.messages import WorkerRow, WorkerState
 from hermetic_wire.worker import ModelSpec
 
-from .process import ExitStatus, WorkerProcess
+from .process import ChildProcess, ExitStatus
 
 __all__ = ["Life"]
 
@@ -20,12 +21,19 @@ class Life:
     """One epoch. Points in time are those of `time.monotonic`."""
 
     epoch: int
-    model: ModelSpec
     device: str
     token: str
     """Only the process that was started for this epoch knows it."""
     started: float
-    process: WorkerProcess | None = None
+    """When its process was asked for."""
+    model: ModelSpec | None = None
+    """None while it is a standby."""
+    called: float = 0.0
+    """When it was chosen for its model."""
+    waits_for: set[int] = field(default_factory=set)
+    """Epochs whose memory has to be free before it may load."""
+    process: ChildProcess | None = None
+    start_method: Literal["fork", "exec"] = "exec"
     peer: bytes | None = None
     """Its socket's identity, once it said Hello."""
     state: WorkerState = "starting"
@@ -33,15 +41,30 @@ class Life:
     cancelling: bool = False
     jobs: int = 0
     """How many it has ended."""
-    replaces: float | None = None
-    """When the worker before it was told to end, where this one's start completes a switch."""
+    replaces: int | None = None
+    """The epoch that went for it, where its start completes a switch."""
+    loaded_by: dict[str, str] = field(default_factory=dict)
+    """By component: `skeleton`, or `from_pretrained` and why."""
     timings: dict[str, float] = field(default_factory=dict)
     """Of the start and the load, in seconds; they travel with its first result."""
+    ended_at: float | None = None
+    """When it was told to end."""
     versions: dict[str, str] = field(default_factory=dict)
     verdict: HermeticError | None = None
     """Why it is being ended, where that is its own fault."""
     patience: asyncio.TimerHandle | None = None
     """Fires unless it comes forward in time."""
+
+    @property
+    def name(self) -> str:
+        """Of its model, in words."""
+        return repr(self.model.name) if self.model else "no model (a standby)"
+
+    @property
+    def may_load(self) -> bool:
+        """Whether it can be told its model: it has one, it listens, and the memory is there."""
+        listens = self.peer is not None and self.state in ("starting", "standby")
+        return listens and self.model is not None and not self.waits_for
 
     @property
     def pid(self) -> int:
@@ -57,8 +80,8 @@ class Life:
     def identity(self) -> WorkerIdentity:
         """As results carry it."""
         return WorkerIdentity(
-            model=self.model.name,
-            architecture=self.model.architecture,
+            model=self.model.name if self.model else "",
+            architecture=self.model.architecture if self.model else "",
             epoch=self.epoch,
             pid=self.pid,
             device=self.device,
@@ -69,8 +92,8 @@ class Life:
         """As `hermetic ps` shows it."""
         resident, peak = self.process.memory() if self.process else (0, 0)
         return WorkerRow(
-            model=self.model.name,
-            architecture=self.model.architecture,
+            model=self.model.name if self.model else "",
+            architecture=self.model.architecture if self.model else "",
             epoch=self.epoch,
             pid=self.pid,
             device=self.device,
@@ -79,19 +102,22 @@ class Life:
             peak_bytes=peak,
             jobs=self.jobs,
             versions=self.versions,
+            start_method=self.start_method,
+            timings=self.timings,
+            loaded_by=self.loaded_by,
         )
 
     def obituary(self, exit: ExitStatus) -> HermeticError:
         """What a job that was on it gets: the verdict, or how it ended; with a crash report."""
         error = self.verdict or WorkerDied(
-            f"The worker of {self.model.name!r} ended while it was {self.state}: {exit.words}."
+            f"The worker of {self.name} ended while it was {self.state}: {exit.words}."
         )
         error.report = "\n".join(self._report(exit))
         return error
 
     def _report(self, exit: ExitStatus) -> list[str]:
         return [
-            f"epoch {self.epoch}, pid {self.pid}, model {self.model.name} on {self.device}",
+            f"epoch {self.epoch}, pid {self.pid}, model {self.name} on {self.device}",
             f"end: {exit.words} (code {exit.code}, ended by: {exit.rung})",
             f"state: {self.state}, job: {self.job_id or 'none'}, jobs before it: {self.jobs}",
             f"most memory resident: {exit.peak_bytes / 2**20:.0f} MiB",

@@ -1,4 +1,4 @@
-"""One worker's process: started in its own session, watched by pidfd, ended rung by rung.
+"""A child process: started in its own session or adopted, watched by pidfd, ended rung by rung.
 
 Owns processes and signals; knows nothing of models, jobs or messages. Its own child is all it ever
 signals: the group is killed while the leader is still unreaped, so no other process can have
@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-__all__ = ["ExitStatus", "Grace", "Rung", "WorkerProcess"]
+__all__ = ["ChildProcess", "ExitStatus", "Grace", "Pipes", "Rung", "living"]
 
 Rung: TypeAlias = Literal["itself", "message", "terminate", "kill"]
 """What ended a process: nobody, the polite message, SIGTERM, SIGKILL."""
@@ -29,6 +29,15 @@ logger = logging.getLogger(__name__)
 
 STDERR_LINES = 30
 STDERR_LINE_BYTES = 2000
+ADOPTION_SECONDS = 0.002
+"""Between two looks at a dead process that its forker has not left to us yet."""
+
+_LIVING: set[int] = set()
+
+
+def living() -> frozenset[int]:
+    """The children that are known and not reaped yet; whoever else is a child is a stray."""
+    return frozenset(_LIVING)
 
 
 @dataclass(frozen=True)
@@ -68,15 +77,42 @@ class ExitStatus:
         return f"{name} ended it"
 
 
-class WorkerProcess:
-    """A started process. Make one with `start`; `on_exit` is called once, after the reap."""
+class Pipes:
+    """The standard streams of a worker to come: this process's ends and the worker's."""
 
-    def __init__(self, pid: int, birth: int, stderr: int, on_exit: Callable[[ExitStatus], None]):
+    def __init__(self) -> None:
+        self.child_stdin, self.lifeline = os.pipe()
+        self.stderr, self.child_stderr = os.pipe()
+
+    def hand_over(self) -> None:
+        """The worker has its ends."""
+        os.close(self.child_stdin)
+        os.close(self.child_stderr)
+
+    def close(self) -> None:
+        """There will be no worker; one that was just being forked finds its parent gone."""
+        self.hand_over()
+        os.close(self.lifeline)
+        os.close(self.stderr)
+
+
+class ChildProcess:
+    """A living process. Made by `start`, `adopt` or `serve`; `on_exit` is called once, after the
+    reap."""
+
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        stderr: int,
+        lifeline: int,
+        on_exit: Callable[[ExitStatus], None],
+    ) -> None:
         self.pid = pid
-        self._birth = birth
+        self._pidfd = pidfd
         self._stderr_fd = stderr
+        self._lifeline = lifeline
         self._on_exit = on_exit
-        self._pidfd = os.pidfd_open(pid)
         self._rung: Rung = "itself"
         self._timer: asyncio.TimerHandle | None = None
         self._partial = b""
@@ -85,6 +121,7 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._died)
         os.set_blocking(stderr, False)
         self._loop.add_reader(stderr, self._read_stderr)
+        _LIVING.add(pid)
 
     @classmethod
     def start(
@@ -93,7 +130,7 @@ class WorkerProcess:
         environment: Mapping[str, str],
         birth_line: bytes,
         on_exit: Callable[[ExitStatus], None],
-    ) -> WorkerProcess:
+    ) -> ChildProcess:
         """Start `argv` as the leader of a session of its own. Raises OSError where it cannot.
 
         Its stdin is a pipe that holds `birth_line` and then stays open as long as this process
@@ -101,31 +138,50 @@ class WorkerProcess:
         crash report's last lines. To be called from the main thread: a parent-death signal
         fires when the thread that started the child ends.
         """
-        _inherit_nothing()
-        child_stdin, birth = os.pipe()
+        pipes = Pipes()
+        try:
+            pid = _spawn(argv, environment, (pipes.child_stdin, *[pipes.child_stderr] * 2))
+        except OSError:
+            pipes.close()
+            raise
+        os.write(pipes.lifeline, birth_line)
+        return cls.adopt(pid, os.pidfd_open(pid), pipes, on_exit)
+
+    @classmethod
+    def adopt(
+        cls, pid: int, pidfd: int, pipes: Pipes, on_exit: Callable[[ExitStatus], None]
+    ) -> ChildProcess:
+        """A process that was given its ends of `pipes`, started here or forked for us.
+
+        Its forker leaves it to this process, which is the subreaper; that may not have happened
+        yet.
+        """
+        pipes.hand_over()
+        return cls(pid, pidfd, pipes.stderr, pipes.lifeline, on_exit)
+
+    @classmethod
+    def serve(
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        stdin: int,
+        control: int,
+        on_exit: Callable[[ExitStatus], None],
+    ) -> ChildProcess:
+        """Start `argv` with `stdin` and, as its descriptor 3, `control`; both are closed here.
+
+        Otherwise as `start`. Raises OSError.
+        """
         stderr, child_stderr = os.pipe()
         try:
-            pid = os.posix_spawn(
-                argv[0],
-                list(argv),
-                dict(environment),
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, child_stdin, 0),
-                    (os.POSIX_SPAWN_DUP2, child_stderr, 1),
-                    (os.POSIX_SPAWN_DUP2, child_stderr, 2),
-                ],
-                setsid=True,
-                setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGPIPE],
-            )
+            pid = _spawn(argv, environment, (stdin, child_stderr, child_stderr, control))
         except OSError:
-            os.close(birth)
             os.close(stderr)
             raise
         finally:
-            os.close(child_stdin)
-            os.close(child_stderr)
-        os.write(birth, birth_line)
-        return cls(pid, birth, stderr, on_exit)
+            for descriptor in (child_stderr, stdin, control):
+                os.close(descriptor)
+        return cls(pid, os.pidfd_open(pid), stderr, -1, on_exit)
 
     def end(self, grace: Grace | None, ask: Callable[[], None] | None = None) -> None:
         """Climb the kill ladder: `ask` (a polite message), SIGTERM, SIGKILL to the whole group.
@@ -171,7 +227,16 @@ class WorkerProcess:
             self._timer.cancel()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        _, status, usage = os.wait4(self.pid, 0)
+        self._reap()
+
+    def _reap(self) -> None:
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+        except ChildProcessError:
+            # It died younger than its adoption: whoever forked it is just ending.
+            self._loop.call_later(ADOPTION_SECONDS, self._reap)
+            return
+        _LIVING.discard(self.pid)
         self._read_stderr()
         self._close()
         peak_bytes = usage.ru_maxrss * 1024
@@ -180,7 +245,8 @@ class WorkerProcess:
 
     def _close(self) -> None:
         os.close(self._pidfd)
-        os.close(self._birth)
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
         if self._stderr_fd >= 0:
             self._loop.remove_reader(self._stderr_fd)
             os.close(self._stderr_fd)
@@ -210,6 +276,19 @@ class WorkerProcess:
 def _name(number: int) -> str:
     known = number in set(signal.Signals)
     return signal.Signals(number).name if known else f"signal {number}"
+
+
+def _spawn(argv: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> int:
+    """The pid; `descriptors` become the child's 0, 1, 2 and so on, and it gets no other."""
+    _inherit_nothing()
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(environment),
+        file_actions=[(os.POSIX_SPAWN_DUP2, own, child) for child, own in enumerate(descriptors)],
+        setsid=True,
+        setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGPIPE],
+    )
 
 
 def _inherit_nothing() -> None:

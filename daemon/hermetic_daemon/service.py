@@ -14,22 +14,27 @@ import time
 from importlib import metadata
 from typing import assert_never
 
+import msgspec
 import zmq
 
 from hermetic_wire import errors, messages
 from hermetic_wire import worker as wire
 from hermetic_wire.generation import JobState, Load, Output, Task
+from hermetic_wire.template import Setup
 
 from . import events
 from .admission import check_job_id, complete
 from .catalog import Catalog
-from .config import Config
+from .config import Config, ModelSection
 from .dispatcher import Dispatcher
 from .door import Door, Peer
 from .followers import Followers, loading, step
 from .jobs import App, Job, Jobs
+from .memory import Memory
 from .overview import job_rows, position, status
+from .strays import Strays
 from .supervisor import Completed, Report, Supervisor
+from .template import Template
 
 __all__ = ["Service"]
 
@@ -37,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 POSITIONS_SECONDS = 0.2
 """How often waiting apps are told how far they have moved."""
+STANDBY_DEVICE_BYTES = 12 << 30
+"""A GPU with less than this keeps no standby unless it is told to."""
 MAX_APPS = 4096
 """Connections whose names are known; an older one submits under no name."""
 
@@ -48,7 +55,8 @@ class Service:
         self._config = config
         self._config_file = config_file
         self._catalog = Catalog(config.models)
-        self._dispatcher = Dispatcher()
+        memory = Memory(config.device_name)
+        self._dispatcher = Dispatcher(_wants_standbys(config, memory))
         self._jobs = Jobs(config.daemon.keep_jobs, config.daemon.keep_bytes)
         self._apps: dict[bytes, App] = {}
         self._tickets: dict[int, tuple[bytes, int, str]] = {}
@@ -60,23 +68,48 @@ class Service:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._door = Door(self._context, config.endpoint, self._answer, self._forget_peer)
         self._followers = Followers(self._door)
+        self._workers_path = config.endpoint.with_suffix(".workers")
+        self._template = Template(config.worker, self._template_setup)
         self._supervisor = Supervisor(
             self._context,
-            config.endpoint.with_suffix(".workers"),
+            self._workers_path,
             config.worker,
+            self._template,
+            memory,
             emit=self.handle,
             report=self._hear,
         )
+        self.strays = Strays(lambda: self._template.expecting)
 
     async def run(self) -> None:
         """Serve until the end; then close what was opened."""
         logger.info("serving %s on %s", self._config.endpoint, self._config.device_name)
+        self._template.start()
+        self.handle(events.Begun())
         try:
             await self._over
         finally:
+            await self._template.close()
             self._supervisor.close()
             self._door.close()
             self._context.term()
+
+    def reload(self, models: dict[str, ModelSection]) -> None:
+        """Serve these models from now on. A worker of a model that has changed is not used again;
+        what it is doing, it finishes."""
+        before, self._catalog = self._catalog, Catalog(models)
+        for name in before.rows:
+            if before.spec(name) != self._catalog.spec(name):
+                self.handle(events.UnloadAsked(name, None))
+        self._template.renew("the configuration has been read again")
+        logger.info("the configuration has been read again: %d models", len(self._catalog.rows))
+
+    def _template_setup(self) -> Setup:
+        return Setup(
+            models=self._catalog.with_folders(),
+            device=self._config.device_name,
+            endpoint=f"ipc://{self._workers_path}",
+        )
 
     # Events in, effects performed.
 
@@ -90,8 +123,10 @@ class Service:
     def _perform(self, effect: events.Effect, cause: events.Event) -> None:
         match effect:
             case events.StartWorker():
-                replaces = cause.epoch if isinstance(cause, events.Gone) else None
+                replaces = cause.epoch if isinstance(cause, events.Gone) else effect.replaces
                 self._start_worker(effect, replaces)
+            case events.StartStandby():
+                self._supervisor.start_standby(effect.epoch, self._config.device_name)
             case events.Run():
                 self._run(effect)
             case events.CancelRun():
@@ -112,8 +147,10 @@ class Service:
         job = self._jobs.find(effect.job_id)
         job.state, job.stage, job.fraction = "loading", "start", 0.0
         self._followers.publish(job, loading(job))
-        spec = self._catalog.find(effect.model).spec
-        self._supervisor.ensure_ready(effect.epoch, spec, self._config.device_name, replaces)
+        model = self._catalog.find(effect.model)
+        self._supervisor.ensure_ready(
+            effect.epoch, model.spec, self._config.device_name, model.size_bytes, replaces
+        )
 
     def _run(self, effect: events.Run) -> None:
         job = self._jobs.find(effect.job_id)
@@ -207,10 +244,9 @@ class Service:
             case messages.ListWorkers():
                 send(peer.identity, messages.Workers(seq=seq, workers=self._supervisor.rows()))
             case messages.GetStatus():
-                send(
-                    peer.identity,
-                    status(seq, self._config, self._config_file, self._dispatcher, self._jobs),
-                )
+                found = status(seq, self._config, self._config_file, self._dispatcher, self._jobs)
+                template = self._template.status()
+                send(peer.identity, msgspec.structs.replace(found, template=template))
             case messages.Unload():
                 self._unload(peer, request)
             case messages.Stop():
@@ -278,6 +314,8 @@ class Service:
         self.handle(events.UnloadAsked(request.model, ticket))
 
     def _answer_ticket(self, answer: events.Answer) -> None:
+        if answer.ticket is None:  # nobody has asked
+            return
         identity, seq, model = self._tickets.pop(answer.ticket)
         words = f"{model} is unloaded." if answer.found else f"{model} was not loaded."
         self._door.send(identity, messages.Done(seq=seq, message=words))
@@ -291,6 +329,14 @@ class Service:
         words = "Draining: no new jobs." if request.mode == "drain" else "Ending."
         self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
         self.handle(events.EndAsked(request.mode))
+
+
+def _wants_standbys(config: Config, memory: Memory) -> bool:
+    """A standby's context and kernels take a good part of a small card."""
+    if config.worker.standby == "auto":
+        on_gpu = config.device_name != "cpu"
+        return on_gpu and memory.total_bytes() >= STANDBY_DEVICE_BYTES
+    return config.worker.standby == "on"
 
 
 def _permit(peer: Peer, job: Job, verb: str) -> None:

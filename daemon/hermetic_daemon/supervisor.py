@@ -29,8 +29,10 @@ from hermetic_wire.messages import WorkerRow
 from . import events
 from .config import WorkerSection
 from .life import Life
-from .process import ExitStatus, Grace, WorkerProcess
+from .memory import Memory, prove_release
+from .process import ChildProcess, ExitStatus, Grace
 from .router import Router
+from .template import Template
 
 __all__ = ["Completed", "Report", "Supervisor"]
 
@@ -58,16 +60,22 @@ class Supervisor:
         context: zmq.Context[zmq.Socket[bytes]],
         path: Path,
         config: WorkerSection,
+        template: Template,
+        memory: Memory,
         emit: Callable[[events.Event], None],
         report: Callable[[Report], None],
     ) -> None:
         self._path = path
         self._config = config
+        self._template = template
+        self._memory = memory
         self._emit = emit
         self._report = report
         self._workers: dict[int, Life] = {}
-        self._latest_end: tuple[int, float] | None = None
-        """The epoch that was told to end last, and when."""
+        self._releasing: set[int] = set()
+        """Epochs that are gone, but whose device memory may not be free yet."""
+        self._proven: dict[str, str] = {}
+        """By model, the fingerprint with which it has become ready in this daemon's life."""
         self._loop = asyncio.get_running_loop()
         self._router = Router(context, path, self._on_frames, self._on_lost)
 
@@ -91,29 +99,103 @@ class Supervisor:
         return dict(worker.timings) if worker else {}
 
     def ensure_ready(
-        self, epoch: int, model: wire.ModelSpec, device: str, replaces: int | None = None
+        self,
+        epoch: int,
+        model: wire.ModelSpec,
+        device: str,
+        size_bytes: int = 0,
+        replaces: int | None = None,
     ) -> None:
-        """Start the epoch's process and lead it to Ready; Ready, LoadFailed or Gone will tell.
+        """Lead the epoch's process to Ready: the standby of that epoch, or a new process.
 
-        `replaces` is the epoch whose end made room, where this start completes a switch.
+        Ready, LoadFailed or Gone will tell. It loads beside workers that are ending only where the
+        memory allows both, for files of `size_bytes`; else when theirs is proven to be free.
+        `replaces` is the epoch that goes for it, where this completes a switch.
         """
-        worker = Life(epoch, model, device, secrets.token_hex(16), time.monotonic())
+        worker = self._workers.get(epoch) or self._new_life(epoch, device)
+        worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
+        leaving = {one.epoch for one in self._workers.values() if one.state == "ending"}
+        leaving |= self._releasing | ({replaces} if replaces in self._workers else set())
+        if leaving and not self._memory.allows_beside(size_bytes):
+            worker.waits_for = leaving
+        if worker.process is None:
+            self._start(worker)
+        self._assign_where_possible(worker)
+
+    def start_standby(self, epoch: int, device: str) -> None:
+        """Start a process that makes its device ready and waits for `ensure_ready`."""
+        self._start(self._new_life(epoch, device))
+
+    def _new_life(self, epoch: int, device: str) -> Life:
+        worker = Life(epoch, device, secrets.token_hex(16), time.monotonic())
         self._workers[epoch] = worker
-        if self._latest_end is not None and self._latest_end[0] == replaces:
-            worker.replaces = self._latest_end[1]
-            worker.timings["reap"] = worker.started - worker.replaces
-        argv = [*self._config.command, "--endpoint", f"ipc://{self._path}", "--epoch", str(epoch)]
+        return worker
+
+    def _start(self, worker: Life) -> None:
+        """By a fork, where there is a template and anything to gain: a model without files needs
+        no libraries, so a new interpreter is as quick."""
+        self._expect(worker, self._config.hello_seconds, "say Hello")
+        if worker.model is not None and worker.model.path is None:
+            self._exec(worker)
+            return
+        if not self._template.ready:
+            seconds = self._config.template_seconds + self._config.hello_seconds
+            self._expect(worker, seconds, "say Hello")
+        worker.start_method = "fork"
+        self._template.fork(
+            worker.epoch,
+            worker.token,
+            lambda exit: self._bury(worker.epoch, exit),
+            lambda process: self._take_forked(worker, process),
+        )
+
+    def _take_forked(self, worker: Life, process: ChildProcess | None) -> None:
+        worker.process = process
+        if worker.state == "ending":
+            if process is None:
+                self._abandon(worker)
+            else:
+                process.end(None)
+        elif process is None:
+            self._exec(worker)
+        else:
+            logger.info("epoch %d: pid %d forked", worker.epoch, process.pid)
+
+    def _exec(self, worker: Life) -> None:
+        worker.start_method = "exec"
+        argv = [
+            *self._config.command,
+            *("--endpoint", f"ipc://{self._path}"),
+            *("--epoch", str(worker.epoch)),
+        ]
         try:
-            worker.process = WorkerProcess.start(
-                argv, os.environ, f"{worker.token}\n".encode(), lambda exit: self._bury(epoch, exit)
+            worker.process = ChildProcess.start(
+                argv,
+                os.environ,
+                f"{worker.token}\n".encode(),
+                lambda exit: self._bury(worker.epoch, exit),
             )
         except OSError as error:
-            # Told later, so that no effect's outcome arrives while effects are being performed.
-            failure = errors.LoadFailed(f"No worker can be started with {argv[0]}: {error}.")
-            self._loop.call_soon(self._abandon, epoch, failure)
+            worker.verdict = errors.LoadFailed(f"No worker can be started with {argv[0]}: {error}.")
+            worker.state = "ending"
+            self._abandon(worker)
             return
-        logger.info("epoch %d: pid %d started for %s", epoch, worker.process.pid, model.name)
-        self._expect(worker, self._config.hello_seconds, "say Hello")
+        logger.info("epoch %d: pid %d started", worker.epoch, worker.process.pid)
+
+    def _assign_where_possible(self, worker: Life) -> None:
+        """Tell it its model, once it listens and the memory is there."""
+        if not worker.may_load or worker.model is None:
+            return
+        worker.state = "loading"
+        assign = wire.Assign(
+            model=worker.model,
+            device=worker.device,
+            proven=self._proven.get(worker.model.name, ""),
+            smoke=self._config.smoke,
+            read_ahead=self._config.read_ahead,
+        )
+        self._tell(worker, assign)
+        self._expect(worker, self._config.load_seconds, "come forward with its load")
 
     def run(self, epoch: int, job_id: str, task: Task) -> None:
         """Give the worker its next job; Finished or Gone will tell."""
@@ -142,7 +224,7 @@ class Supervisor:
         logger.info("epoch %d ends: %s", epoch, why)
         worker.settle_down()
         worker.state = "ending"
-        self._latest_end = epoch, time.monotonic()
+        worker.ended_at = time.monotonic()
         if politely and worker.process is not None and worker.peer is not None:
             grace = Grace(self._config.quit_seconds, self._config.terminate_seconds)
             worker.process.end(grace, ask=lambda: self._tell(worker, wire.Quit()))
@@ -158,11 +240,13 @@ class Supervisor:
 
     def _give_up(self, worker: Life, seconds: float, what: str) -> None:
         worker.verdict = errors.WorkerUnresponsive(
-            f"The worker of {worker.model.name!r} did not {what} within {seconds:g} s, so it was "
+            f"The worker of {worker.name} did not {what} within {seconds:g} s, so it was "
             "killed. Submit the job again; if it needs longer than that, raise the limit in "
             "the [worker] section."
         )
         logger.warning("epoch %d: %s", worker.epoch, worker.verdict.message)
+        if worker.process is None:
+            self._template.give_up(worker.epoch)
         self._end_process(worker, politely=False)
 
     def _end_process(self, worker: Life, politely: bool) -> None:
@@ -203,7 +287,7 @@ class Supervisor:
         for worker in self._workers.values():
             if worker.peer == peer:
                 worker.verdict = errors.WorkerDied(
-                    f"The worker of {worker.model.name!r} sent what is no message and was killed: "
+                    f"The worker of {worker.name} sent what is no message and was killed: "
                     f"{error.message}"
                 )
                 self.end(worker.epoch, politely=False, why=error.message)
@@ -215,20 +299,31 @@ class Supervisor:
             logger.warning("dropped a Hello that is not of epoch %d", worker.epoch)
             return
         worker.peer = peer
-        worker.timings["start"] = time.monotonic() - worker.started
+        now = time.monotonic()
+        born = hello.born if worker.started <= hello.born <= now else now
+        worker.timings[worker.start_method] = born - worker.started
+        worker.timings["hello"] = now - born
         if hello.v != PROTOCOL:
             worker.verdict = errors.LoadFailed(
                 f"The worker speaks protocol {hello.v}, the daemon {PROTOCOL}. Install one version."
             )
             self.end(worker.epoch, politely=False, why=worker.verdict.message)
             return
-        if worker.state == "starting":
-            worker.state = "loading"
-            self._tell(worker, wire.Assign(model=worker.model, device=worker.device))
-            self._expect(worker, self._config.load_seconds, "come forward with its load")
+        if worker.state != "starting":
+            return
+        worker.settle_down()
+        if worker.model is None:
+            self._tell(worker, wire.Prepare(device=worker.device))
+            self._expect(worker, self._config.load_seconds, "make its device ready")
+        self._assign_where_possible(worker)
 
     def _hear(self, worker: Life, message: wire.FromWorker, raw: list[Frame]) -> None:
         match message:
+            case wire.Prepared():
+                worker.timings["prepare"] = sum(message.timings.values())
+                if worker.state == "starting":
+                    worker.settle_down()
+                    worker.state = "standby"
             case wire.Loading():
                 self._expect(worker, self._config.load_seconds, "come forward with its load")
                 self._report(message)
@@ -255,12 +350,17 @@ class Supervisor:
         worker.state = "ready"
         worker.device = ready.device
         worker.versions = ready.versions
+        worker.loaded_by = ready.loaded_by
         worker.timings |= ready.timings
         now = time.monotonic()
-        worker.timings["ready"] = now - worker.started
+        worker.timings["ready"] = now - worker.called
         if worker.replaces is not None:
-            worker.timings["switch"] = now - worker.replaces
-        logger.info("epoch %d: ready after %.2f s", worker.epoch, worker.timings["ready"])
+            worker.timings["switch"] = now - worker.called
+        if worker.model is not None and ready.fingerprint:
+            self._proven[worker.model.name] = ready.fingerprint
+        if ready.stale_template:
+            self._template.renew(f"the files of {worker.name} have changed")
+        logger.info("epoch %d: %s is ready: %s", worker.epoch, worker.name, _told(worker.timings))
         self._emit(events.Ready(worker.epoch))
 
     def _finish(
@@ -288,24 +388,70 @@ class Supervisor:
             case wire.Cancelled():
                 reusable = False
                 error = errors.WorkerDied(
-                    f"Somebody ended the worker of {worker.model.name!r} (epoch {worker.epoch}) in "
+                    f"Somebody ended the worker of {worker.name} (epoch {worker.epoch}) in "
                     "the middle of the job, by SIGTERM. Submit it again."
                 )
         self._emit(events.Finished(worker.epoch, message.job_id, error, reusable))
 
     # Ends.
 
-    def _abandon(self, epoch: int, error: errors.HermeticError) -> None:
-        """There never was a process."""
-        del self._workers[epoch]
-        self._emit(events.LoadFailed(epoch, error))
-        self._emit(events.Gone(epoch, error))
+    def _abandon(self, worker: Life) -> None:
+        """There never was a process. Told later, so that no effect's outcome arrives while
+        effects are being performed."""
+        worker.settle_down()
+        error = worker.verdict or errors.WorkerDied("The worker was ended before it was forked.")
+
+        def tell() -> None:
+            del self._workers[worker.epoch]
+            self._emit(events.LoadFailed(worker.epoch, error))
+            self._emit(events.Gone(worker.epoch, error))
+
+        self._loop.call_soon(tell)
 
     def _bury(self, epoch: int, exit: ExitStatus) -> None:
         worker = self._workers.pop(epoch)
         worker.settle_down()
         logger.info("epoch %d is gone: %s (rung: %s)", epoch, exit.words, exit.rung)
+        reaped = time.monotonic()
+        for heir in self._heirs(epoch):
+            heir.timings["reap"] = reaped - (worker.ended_at or reaped)
+        self._releasing.add(epoch)
+        prove_release(
+            self._memory,
+            worker.pid,
+            self._config.release_seconds,
+            self._loop,
+            lambda error: self._released(epoch, reaped, error),
+        )
         self._emit(events.Gone(epoch, worker.obituary(exit)))
+
+    def _released(self, epoch: int, reaped: float, error: errors.HermeticError | None) -> None:
+        """The epoch's device memory is free again, or will not be."""
+        self._releasing.discard(epoch)
+        if error is not None:
+            logger.error("epoch %d: %s", epoch, error.message)
+        for heir in self._heirs(epoch):
+            heir.timings["release"] = time.monotonic() - reaped
+        for worker in [one for one in self._workers.values() if epoch in one.waits_for]:
+            worker.waits_for.discard(epoch)
+            if error is not None and worker.state != "ending":
+                worker.settle_down()
+                self._emit(events.LoadFailed(worker.epoch, error))
+            else:
+                self._assign_where_possible(worker)
+
+    def _heirs(self, epoch: int) -> list[Life]:
+        """Who takes the place of the epoch, and is not ready yet."""
+        return [
+            one
+            for one in self._workers.values()
+            if one.replaces == epoch and "ready" not in one.timings
+        ]
+
+
+def _told(timings: dict[str, float]) -> str:
+    """Milliseconds by stage, for the log."""
+    return ", ".join(f"{stage} {1000 * seconds:.0f} ms" for stage, seconds in timings.items())
 
 
 def _with_timings(output: Output, start: dict[str, float]) -> Output:

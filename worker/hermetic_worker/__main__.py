@@ -9,10 +9,12 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from . import guard, loop
+from .outlines import Outlines
 from .pipelines import PIPELINES, Factory
 
 __all__ = ["leave", "main"]
@@ -34,6 +36,7 @@ Logs go to standard error; standard output is not used.
 
 def main(argv: Sequence[str] | None = None, pipelines: Mapping[str, Factory] = PIPELINES) -> int:
     """The whole process; returns its exit code (see `loop.End`)."""
+    born = time.monotonic()
     guard.die_with_parent()
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -54,8 +57,9 @@ def main(argv: Sequence[str] | None = None, pipelines: Mapping[str, Factory] = P
         epoch=arguments.epoch,
         token=token,
         parent_pipe=_STDIN,
+        born=born,
     )
-    return loop.live(birth, pipelines)
+    return loop.live(birth, Outlines(pipelines))
 
 
 def leave(code: int) -> NoReturn:

@@ -10,8 +10,8 @@ import enum
 import importlib.metadata
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hermetic_wire.errors import HermeticError, MalformedMessage, to_body
 from hermetic_wire.generation import Load, Output
@@ -24,6 +24,8 @@ from hermetic_wire.worker import (
     Hello,
     LoadFailed,
     Loading,
+    Prepare,
+    Prepared,
     Quit,
     Ready,
     Run,
@@ -33,14 +35,19 @@ from hermetic_wire.worker import (
 
 from . import failures, guard
 from .channel import Channel, Link, ProtocolBroken
-from .pipelines import PIPELINES, Factory, pipeline_for
+from .outlines import Outlines
 from .pipelines.base import Pipeline, Result
 from .stopping import StopRequest
+
+if TYPE_CHECKING:
+    from .standby import Standby
 
 __all__ = ["Birth", "End", "Worker", "live"]
 
 log = logging.getLogger(__name__)
 
+VERSION = importlib.metadata.version("hermetic")
+"""Read once: a forked worker has no time to ask the disk."""
 
 LAST_WORDS_MS = 5000
 """How long a worker that told of a failure waits to be ended. A death is noticed before what the
@@ -71,9 +78,11 @@ class Birth:
     token: str
     parent_pipe: int
     """A descriptor whose end means that the parent is gone."""
+    born: float
+    """The process's first instruction, in seconds of CLOCK_MONOTONIC."""
 
 
-def live(birth: Birth, pipelines: Mapping[str, Factory] = PIPELINES) -> End:
+def live(birth: Birth, outlines: Outlines) -> End:
     """Be a worker, from birth to end; a new interpreter and a forked child both enter here.
 
     In the main thread, with the parent-death signal already asked for.
@@ -83,7 +92,7 @@ def live(birth: Birth, pipelines: Mapping[str, Factory] = PIPELINES) -> End:
     stop.install()
     channel = Channel(birth.endpoint, stop)
     try:
-        end = Worker(channel, birth.epoch, stop, pipelines).live(birth.token)
+        end = Worker(channel, birth.epoch, stop, outlines).live(birth.token, birth.born)
         if end in (End.JOB_FAILED, End.LOAD_FAILED):
             channel.wait(LAST_WORDS_MS)
         return end
@@ -106,36 +115,48 @@ class Worker:
         channel: Link,
         epoch: int,
         stop: StopRequest,
-        pipelines: Mapping[str, Factory] = PIPELINES,
+        outlines: Outlines,
     ) -> None:
         self._channel = channel
         self._epoch = epoch
         self._stop = stop
-        self._pipelines = pipelines
+        self._outlines = outlines
+        self._standby: Standby | None = None
         self._quitting = False
         self._last_job: str | None = None
 
-    def live(self, token: str) -> End:
+    def live(self, token: str, born: float) -> End:
         """Hello, the load, the jobs. Returns when the process should end."""
-        version = importlib.metadata.version("hermetic")
-        self._channel.send(Hello(epoch=self._epoch, token=token, pid=os.getpid(), version=version))
+        self._channel.send(
+            Hello(epoch=self._epoch, token=token, pid=os.getpid(), version=VERSION, born=born)
+        )
         try:
-            match self._channel.receive():
-                case Assign() as assign:
-                    return self._serve(assign)
-                case Quit() | None:
-                    return self._end_in_order()
-                case other:
-                    raise _unexpected(other, "before the model was assigned")
+            while True:
+                match self._channel.receive():
+                    case Prepare(device=device) if self._standby is None:
+                        self._prepare(device)
+                    case Assign() as assign:
+                        return self._serve(assign)
+                    case Quit() | None:
+                        return self._end_in_order()
+                    case other:
+                        raise _unexpected(other, "before the model was assigned")
         except ProtocolBroken as error:
             log.error("The daemon broke the protocol, so this worker ends: %s", error)
             return End.PROTOCOL
 
+    def _prepare(self, device: str) -> None:
+        """Whatever this raises ends the process: a standby that is not ready is none."""
+        from . import standby
+
+        self._standby = standby.prepare(device, self._outlines.class_names)
+        self._channel.send(Prepared(epoch=self._epoch, timings=self._standby.timings))
+
     def _serve(self, assign: Assign) -> End:
         model = assign.model.name
         try:
-            pipeline = pipeline_for(assign.model.architecture, self._pipelines)
-            found = pipeline.load(assign.model, assign.device, self._on_progress)
+            pipeline = self._outlines.take(assign.model)
+            found = pipeline.load(assign, self._on_progress, self._standby)
         except _Stopped:
             return self._end_in_order()
         except ProtocolBroken as error:
@@ -152,6 +173,9 @@ class Worker:
                 memory=found.memory,
                 timings=found.timings,
                 versions=found.versions,
+                loaded_by=found.loaded_by,
+                fingerprint=found.fingerprint,
+                stale_template=found.stale_template,
             )
         )
         return self._run_jobs(pipeline, model)

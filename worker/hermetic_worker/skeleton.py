@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import checkpoint_keys, libraries, weights
 from .folder import Folder
+
+if TYPE_CHECKING:
+    from .device import Device
+    from .staging import Ring
 
 __all__ = ["Skeleton", "Unbuildable", "build"]
 
@@ -90,15 +94,42 @@ class Skeleton:
         for slot in self.slots():
             slot.fill(slot.meta)
 
+    def read_ahead(self) -> None:
+        """Have every byte of the weights in memory, so that no step waits for the disk."""
+        weights.read_ahead(slot.tensor for slot in self.slots())
+
+    def move(self, device: Device, ring: Ring | None) -> None:
+        """Copy to the device what needs no conversion, through the ring, into one block.
+
+        A new ring is made where the process has none. What has another dtype in the files
+        stays for `convert` and `pipe.to`.
+        """
+        import torch
+
+        from .staging import Ring, stage
+
+        wanted = getattr(torch, self.dtype)
+        slots = [slot for slot in self.slots() if not _differs(slot.tensor, wanted)]
+        sources = [slot.tensor.detach() for slot in slots]
+        staged = stage(sources, device, ring or Ring.make(device))
+        for slot, tensor in zip(slots, staged, strict=True):
+            slot.fill(tensor)
+        for name in self.modules:
+            _tie(getattr(self.pipe, name))
+
     def convert(self) -> None:
         """Hold in the wanted dtype what the files hold in another; this copies and computes."""
         import torch
 
         wanted = getattr(torch, self.dtype)
         for slot in self.slots():
-            tensor = slot.tensor
-            if tensor.is_floating_point() and tensor.dtype != wanted:
-                slot.fill(tensor.detach().to(wanted))
+            if _differs(slot.tensor, wanted):
+                slot.fill(slot.tensor.detach().to(wanted))
+
+
+def _differs(tensor: Any, wanted: Any) -> bool:
+    """Whole numbers stay what they are."""
+    return bool(tensor.is_floating_point() and tensor.dtype != wanted)
 
 
 def build(path: Path, class_name: str, dtype: str) -> Skeleton:

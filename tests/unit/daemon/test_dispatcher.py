@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from hermetic_daemon.dispatcher import Dispatcher
 from hermetic_daemon.events import (
     Answer,
+    Begun,
     CancelAsked,
     CancelRun,
     Effect,
@@ -23,6 +30,7 @@ from hermetic_daemon.events import (
     Ready,
     Run,
     Settle,
+    StartStandby,
     StartWorker,
     Submitted,
     UnloadAsked,
@@ -43,9 +51,11 @@ MODELS = st.sampled_from(["sd15", "sdxl", "echo"])
 class World:
     """What the effects did: the processes and jobs as the rest of the daemon would have them."""
 
-    def __init__(self) -> None:
-        self.dispatcher = Dispatcher()
+    def __init__(self, standbys: bool = False) -> None:
+        self.dispatcher = Dispatcher(standbys)
         self.workers: dict[int, str] = {}
+        """By epoch, without the standby."""
+        self.standbys: set[int] = set()
         self.told_to_end: set[int] = set()
         self.ready: set[int] = set()
         self.running: dict[int, str] = {}
@@ -60,15 +70,28 @@ class World:
         effects = self.dispatcher.handle(event)
         for effect in effects:
             self._perform(effect)
+        assert len(self.holders()) <= 1, "whoever is not told to end has the device for itself"
+        assert len(self.standbys - self.told_to_end) <= 1
         return effects
+
+    def holders(self) -> set[int]:
+        """Workers that have a model and are to keep it."""
+        return self.workers.keys() - self.told_to_end
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case StartWorker(epoch, model, job_id):
-                assert not self.workers, "one worker per device"
+            case StartWorker(epoch, model, job_id, replaces):
+                assert self.holders() == ({replaces} if replaces else set()), "it replaces all"
                 assert self.submitted[job_id] == model
+                assert epoch in self.standbys or not self.standbys, "the standby is taken first"
+                self.standbys.discard(epoch)
                 self.workers[epoch] = model
                 self.switches.append(model)
+            case StartStandby(epoch):
+                assert not self.standbys, "one is enough"
+                assert not self.running, "the device is quiet"
+                assert not self.dispatcher.waiting
+                self.standbys.add(epoch)
             case Run(epoch, job_id):
                 assert epoch in self.ready - self.told_to_end
                 assert epoch not in self.running, "one job at a time"
@@ -79,7 +102,7 @@ class World:
                 assert self.running[epoch] == job_id
                 assert job_id in self.cancel_asked
             case EndWorker(epoch):
-                assert epoch in self.workers
+                assert epoch in self.workers or epoch in self.standbys
                 self.told_to_end.add(epoch)
             case Settle(job_id, error):
                 assert job_id in self.submitted
@@ -89,11 +112,13 @@ class World:
                 self.tickets.remove(ticket)
             case Exit():
                 assert not self.workers
+                assert not self.standbys
                 assert set(self.submitted) == set(self.ended)
                 self.exited = True
 
     def lose_worker(self, epoch: int) -> None:
-        del self.workers[epoch]
+        self.workers.pop(epoch, None)
+        self.standbys.discard(epoch)
         self.running.pop(epoch, None)
         self.ready.discard(epoch)
         self.send(Gone(epoch, CRASH))
@@ -103,6 +128,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
+
+    @initialize(standbys=st.booleans())
+    def begin(self, standbys: bool) -> None:
+        self.world = World(standbys)
+        self.world.send(Begun())
+        assert bool(self.world.standbys) == standbys
 
     @precondition(lambda self: not self.world.exited)
     @rule(model=MODELS)
@@ -126,12 +157,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.world.tickets.add(ticket)
         self.world.send(UnloadAsked(model, ticket))
 
-    @precondition(lambda self: self.world.workers.keys() - self.world.ready)
+    @precondition(lambda self: self.world.holders() - self.world.ready)
     @rule(fails=st.booleans())
     def load_ends(self, fails: bool) -> None:
-        (epoch,) = self.world.workers
-        if epoch in self.world.told_to_end:
-            return
+        (epoch,) = self.world.holders()
         if fails:
             model = self.world.workers[epoch]
             self.world.send(LoadFailed(epoch, LoadFailedError("no")))
@@ -152,10 +181,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         if not reusable:
             assert epoch in self.world.told_to_end
 
-    @precondition(lambda self: self.world.workers)
-    @rule()
-    def worker_dies(self) -> None:
-        (epoch,) = self.world.workers
+    @precondition(lambda self: self.world.workers.keys() | self.world.standbys)
+    @rule(data=st.data())
+    def worker_dies(self, data: st.DataObject) -> None:
+        epoch = data.draw(st.sampled_from(sorted(self.world.workers.keys() | self.world.standbys)))
         job_id = self.world.running.get(epoch)
         self.world.lose_worker(epoch)
         if job_id is not None:
@@ -164,6 +193,8 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(age=st.integers(1, 3), model=MODELS)
     def an_older_epoch_speaks(self, age: int, model: str) -> None:
         epoch = self.world.dispatcher.epoch - age
+        if epoch in self.world.workers or epoch in self.world.standbys:
+            return  # it may still say that it is gone
         for event in (
             Ready(epoch),
             LoadFailed(epoch, LoadFailedError("stale")),
@@ -195,10 +226,11 @@ class DispatcherMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """From any state, letting things take their course ends every job and answers everyone."""
         self.world.send(EndAsked("drain"))
-        for _ in range(4 * len(self.world.submitted) + 4):
+        for _ in range(4 * len(self.world.submitted) + 8):
             if self.world.exited:
                 break
-            (epoch,) = self.world.workers
+            alive = self.world.workers.keys() | self.world.standbys
+            epoch = min(self.world.told_to_end & alive or alive)
             if epoch in self.world.told_to_end:
                 self.world.lose_worker(epoch)
             elif epoch in self.world.running:
@@ -226,7 +258,7 @@ def submit(world: World, *models: str) -> None:
 
 
 def make_ready(world: World) -> int:
-    (epoch,) = world.workers
+    (epoch,) = world.holders()
     world.ready.add(epoch)
     world.send(Ready(epoch))
     return epoch
@@ -245,8 +277,8 @@ def test_jobs_run_in_order_of_arrival(world: World) -> None:
         make_ready(world)
         order.extend(world.running.values())
         finish(world)
-        if world.told_to_end >= world.workers.keys():
-            world.lose_worker(next(iter(world.workers)))
+        for epoch in world.told_to_end & world.workers.keys():
+            world.lose_worker(epoch)
     assert order == ["job-0", "job-1", "job-2"]
     assert world.switches == ["sd15", "sdxl", "sd15"]
 
@@ -280,6 +312,7 @@ def test_a_load_nobody_wants_any_more_is_ended(world: World) -> None:
     world.cancel_asked.add("job-0")
     world.send(CancelAsked("job-0"))
     assert world.told_to_end == {1}
+    assert world.workers == {1: "sd15", 2: "sdxl"}
     world.lose_worker(1)
     assert world.workers == {2: "sdxl"}
     assert "job-1" not in world.ended
@@ -309,3 +342,51 @@ def test_unload_ends_an_idle_worker_and_answers_when_it_is_gone(world: World) ->
 def test_unload_of_what_is_not_loaded_is_answered_at_once(world: World) -> None:
     world.tickets.add(7)
     assert world.send(UnloadAsked("sd15", 7)) == [Answer(7, found=False)]
+
+
+def test_a_switch_starts_the_next_worker_before_it_ends_the_present_one(world: World) -> None:
+    submit(world, "sd15")
+    make_ready(world)
+    finish(world)
+    world.submitted["job-1"] = "sdxl"
+    effects = world.send(Submitted("job-1", "sdxl"))
+    assert effects == [
+        StartWorker(2, "sdxl", "job-1", replaces=1),
+        EndWorker(1, politely=False, why="switch to sdxl"),
+    ]
+
+
+def test_a_switch_takes_the_standby_and_the_quiet_device_gets_another() -> None:
+    world = World(standbys=True)
+    assert world.send(Begun()) == [StartStandby(1)]
+    submit(world, "sd15")
+    assert world.workers == {1: "sd15"}
+    make_ready(world)
+    assert not world.standbys, "not while a job runs"
+    finish(world)
+    assert world.standbys == {2}
+
+
+def test_a_standby_that_dies_is_not_started_again_and_again() -> None:
+    world = World(standbys=True)
+    world.send(Begun())
+    world.lose_worker(1)
+    assert not world.standbys
+    submit(world, "sd15")
+    make_ready(world)
+    finish(world)
+    assert world.standbys == {3}, "a worker has become ready, so there is hope again"
+
+
+def test_the_daemon_leaves_only_when_replaced_workers_and_the_standby_are_gone() -> None:
+    world = World(standbys=True)
+    world.send(Begun())
+    submit(world, "sd15", "sdxl")
+    make_ready(world)
+    finish(world)
+    assert world.told_to_end == {1}
+    world.send(EndAsked("kill"))
+    world.lose_worker(2)
+    assert not world.exited
+    world.lose_worker(1)
+    assert world.exited

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hermetic_daemon.process import ExitStatus, Grace, WorkerProcess
+from hermetic_daemon.process import ChildProcess, ExitStatus, Grace
 from support.processes import gone, until
 
 PATIENT = Grace(message=30.0, terminate=30.0)
@@ -24,14 +24,14 @@ WAIT = "open(sys.argv[1], 'w').close(); time.sleep(600)"
 """Opening the FIFO for writing is what the test waits for."""
 
 
-async def ended(program: str, end: Callable[[WorkerProcess], None] | None = None) -> ExitStatus:
+async def ended(program: str, end: Callable[[ChildProcess], None] | None = None) -> ExitStatus:
     """Run a program to its end; `end` is called once it is ready."""
     over: asyncio.Queue[ExitStatus] = asyncio.Queue()
     with tempfile.TemporaryDirectory() as directory:
         fifo = Path(directory) / "ready"
         os.mkfifo(fifo)
         argv = [sys.executable, "-c", program, str(fifo)]
-        process = WorkerProcess.start(argv, os.environ, b"birth\n", over.put_nowait)
+        process = ChildProcess.start(argv, os.environ, b"birth\n", over.put_nowait)
         if end is not None:
             await asyncio.wait_for(asyncio.to_thread(fifo.read_bytes), 20)
             end(process)
@@ -60,7 +60,7 @@ def test_without_a_grace_the_process_is_killed_at_once() -> None:
 def test_the_polite_message_is_the_first_rung() -> None:
     child_hears = BORN + "signal.signal(signal.SIGUSR1, lambda *_: os._exit(3)); " + WAIT
 
-    def end(process: WorkerProcess) -> None:
+    def end(process: ChildProcess) -> None:
         process.end(PATIENT, ask=lambda: os.kill(process.pid, signal.SIGUSR1))
 
     exit = asyncio.run(ended(child_hears, end))
@@ -78,7 +78,7 @@ def test_who_ignores_sigterm_too_is_killed() -> None:
 
 
 def test_who_stopped_itself_is_killed() -> None:
-    def end(process: WorkerProcess) -> None:
+    def end(process: ChildProcess) -> None:
         os.kill(process.pid, signal.SIGSTOP)
         process.end(HURRIED)
 
@@ -135,7 +135,7 @@ def test_no_descriptor_is_left_and_none_is_inherited() -> None:
 def test_a_program_that_is_not_there_raises_and_leaves_nothing() -> None:
     async def start() -> None:
         with pytest.raises(FileNotFoundError):
-            WorkerProcess.start(["/nonexistent"], os.environ, b"", lambda exit: None)
+            ChildProcess.start(["/nonexistent"], os.environ, b"", lambda exit: None)
 
     before = len(os.listdir("/proc/self/fd"))
     asyncio.run(start())

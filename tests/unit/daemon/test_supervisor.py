@@ -57,7 +57,7 @@ class Stage:
         self.processes: list[ProcessDouble] = []
         self._all_events: list[events.Event] = []
         self.reports: list[supervisor.Report] = []
-        monkeypatch.setattr(process.WorkerProcess, "start", self._start)
+        monkeypatch.setattr(process.ChildProcess, "start", self._start)
         self._context: zmq.Context[Any] = zmq.Context()
         self._path = Path(directory) / "workers"
         self.supervisor = supervisor.Supervisor(

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import Output, TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 
-__all__ = ["Footprint", "OnProgress", "OnStep", "Pipeline", "Result", "Settings", "settle"]
+if TYPE_CHECKING:
+    from hermetic_worker.standby import Standby
+
+__all__ = [
+    "OUTLINED",
+    "Footprint",
+    "OnProgress",
+    "OnStep",
+    "Pipeline",
+    "Result",
+    "Settings",
+    "settle",
+]
+
+OUTLINED = "ready"
+"""What `Pipeline.outline` says of a model that a forked worker can take over as it is."""
 
 Value = TypeVar("Value")
 
@@ -40,6 +55,12 @@ class Footprint:
     """Seconds by stage of the load."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the libraries that it stands on."""
+    loaded_by: dict[str, str] = field(default_factory=dict)
+    """By component: `skeleton`, or `from_pretrained` and why."""
+    fingerprint: str = ""
+    """Of all that decided whether the model passed its checks."""
+    stale_template: bool = False
+    """The files are not those that the outline was made of."""
 
 
 class Result(NamedTuple):
@@ -55,11 +76,20 @@ class Pipeline(Protocol):
     Nothing of a job may be left behind for the next one. Whatever is raised ends the process.
     """
 
-    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+    def outline(self, spec: ModelSpec, device: str) -> str:
+        """In the template: build what needs neither a computation nor a device.
+
+        `device` is a name, for the default dtype. OUTLINED, or why `load` has to do everything.
+        """
+        ...
+
+    def load(
+        self, assign: Assign, on_progress: OnProgress, standby: Standby | None = None
+    ) -> Footprint:
         """Make the model ready and check that it is what it claims to be.
 
-        Raises ModelInvalid for files that contradict each other, LoadFailed for what is not
-        their fault.
+        `standby` is what this process made ready beforehand, on the same device. Raises
+        ModelInvalid for files that contradict each other, LoadFailed for what is not their fault.
         """
         ...
 

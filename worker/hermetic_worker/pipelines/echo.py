@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import TYPE_CHECKING
 
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import Image, Output, Parameter, TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker.device import host_memory
 
-from .base import Footprint, OnProgress, OnStep, Result, settle
+from .base import OUTLINED, Footprint, OnProgress, OnStep, Result, settle
+
+if TYPE_CHECKING:
+    from hermetic_worker.standby import Standby
 
 __all__ = ["Echo", "colour"]
 
@@ -28,13 +32,20 @@ class Echo:
     """Options of the model: `load_seconds`, `load_stages`. Extras of a task: `step_seconds`,
     and `fail_at_step`, at which it raises."""
 
-    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
-        """Take `load_seconds` in `load_stages` equal stages; `device` is of no concern."""
+    def outline(self, spec: ModelSpec, device: str) -> str:
+        """There is nothing to build."""
+        return OUTLINED
+
+    def load(
+        self, assign: Assign, on_progress: OnProgress, standby: Standby | None = None
+    ) -> Footprint:
+        """Take `load_seconds` in `load_stages` equal stages; the device is of no concern."""
         began = time.monotonic()
-        stages = int(_number(spec.options, "load_stages", 1))
+        options = assign.model.options
+        stages = int(_number(options, "load_stages", 1))
         for stage in range(stages):
             on_progress(f"stage {stage + 1}", stage / stages)
-            time.sleep(_number(spec.options, "load_seconds", 0.0) / stages)
+            time.sleep(_number(options, "load_seconds", 0.0) / stages)
         return Footprint(memory=host_memory(), timings={"load": time.monotonic() - began})
 
     def run(self, task: TextToImage, on_step: OnStep) -> Result:

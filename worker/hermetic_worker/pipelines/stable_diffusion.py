@@ -1,23 +1,28 @@
 """Stable Diffusion 1.x and XL from a diffusers folder, loaded by their own declared classes.
 
-Light to import: torch and diffusers come in with `load`.
+Light to import: torch and diffusers come in with `outline` or `load`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from hermetic_wire.errors import LoadFailed, ModelInvalid
+from hermetic_wire.errors import HermeticError, LoadFailed, ModelInvalid
 from hermetic_wire.generation import TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker import checks, libraries
 from hermetic_worker.device import Device, parse
 from hermetic_worker.folder import Folder
 
-from .base import Footprint, OnProgress, OnStep, Result
+from .base import OUTLINED, Footprint, OnProgress, OnStep, Result
+
+if TYPE_CHECKING:
+    from hermetic_worker.skeleton import Skeleton
+    from hermetic_worker.standby import Standby
 
 __all__ = ["StableDiffusion", "StableDiffusionXL"]
 
@@ -32,13 +37,30 @@ class StableDiffusion:
     """Without these there is no image; a safety checker and its extractor may be left out."""
 
     def __init__(self) -> None:
+        self._skeleton: Skeleton | None = None
+        self._not_outlined = ""
         self._pipe: Any = None
         self._scheduler_config: Any = None
         self._device = Device("cpu")
 
-    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+    def outline(self, spec: ModelSpec, device: str) -> str:
+        """Build the pipeline on meta and bind its weights to the pages of their files."""
+        from hermetic_worker import skeleton
+
+        try:
+            dtype = _dtype_name(spec, parse(device))
+            self._skeleton = skeleton.build(self._folder(spec).path, self.class_name, dtype)
+        except (skeleton.Unbuildable, HermeticError, OSError, ValueError) as error:
+            self._not_outlined = str(error)
+            return self._not_outlined
+        return OUTLINED
+
+    def load(
+        self, assign: Assign, on_progress: OnProgress, standby: Standby | None = None
+    ) -> Footprint:
         """From the folder to a pipeline on the device that has passed every check."""
-        self._device = parse(device)
+        spec = assign.model
+        self._device = standby.device if standby else parse(assign.device).claim()
         dtype = _dtype_name(spec, self._device)
         folder = self._folder(spec)
         laps = _Laps()
@@ -47,28 +69,62 @@ class StableDiffusion:
             libraries.bring_in()
             kind = libraries.pipeline_class(folder.class_name)
         self._device.require()
+        stamp = Folder.stamp(folder.path)
+        stale = self._skeleton is not None and (self._skeleton.stamp, self._skeleton.dtype) != (
+            stamp,
+            dtype,
+        )
         on_progress("weights", 0.3)
-        with laps.lap("load"):
-            pipe = _from_folder(kind, folder, dtype)
-            self._check(pipe, folder, dtype)
-            _give_text_model_back(pipe.text_encoder)
+        if self._skeleton is not None and not stale:
+            pipe = self._take_skeleton(self._skeleton, assign, standby, laps)
+            loaded_by = dict.fromkeys(folder.entries, "skeleton")
+        else:
+            with laps.lap("load"):
+                pipe = _from_folder(kind, folder, dtype)
+            why = "the files changed after the template was made" if stale else self._not_outlined
+            how = f"from_pretrained: {why}" if why else "from_pretrained"
+            loaded_by = dict.fromkeys(folder.entries, how)
+        self._check(pipe, folder, dtype)
+        _give_text_model_back(pipe.text_encoder)
         on_progress("device", 0.8)
         with laps.lap("place"):
-            pipe.to(str(self._device))
+            pipe.to(self._device.torch_name)
             self._device.synchronize()
-        on_progress("smoke", 0.9)
-        with laps.lap("smoke"):
-            self._scheduler_config = pipe.scheduler.config
-            checks.draws(pipe, {"prompt": "smoke"})
-            self._device.synchronize()
-        self._pipe = pipe
-        return Footprint(self._device.memory(), laps.seconds, libraries.versions())
+        self._pipe, self._scheduler_config = pipe, pipe.scheduler.config
+        fingerprint = _fingerprint(stamp, dtype, self._device)
+        if _is_to_be_tried(assign, fingerprint):
+            on_progress("smoke", 0.9)
+            with laps.lap("smoke"):
+                checks.draws(pipe, {"prompt": "smoke"})
+                self._device.synchronize()
+        return Footprint(
+            memory=self._device.memory(),
+            timings=laps.seconds,
+            versions=libraries.versions(),
+            loaded_by=loaded_by,
+            fingerprint=fingerprint,
+            stale_template=stale,
+        )
 
     def run(self, task: TextToImage, on_step: OnStep) -> Result:
         """The images of the task, each the same whatever ran before it."""
         from .denoising import denoise
 
         return denoise(self._pipe, self._scheduler_config, task, self._device, on_step)
+
+    def _take_skeleton(
+        self, skeleton: Skeleton, assign: Assign, standby: Standby | None, laps: _Laps
+    ) -> Any:
+        """The pipeline that this process was born with, its weights where they have to be."""
+        if assign.read_ahead:
+            with laps.lap("read"):
+                skeleton.read_ahead()
+        if self._device.kind != "cpu":
+            with laps.lap("copy"):
+                skeleton.move(self._device, standby.ring if standby else None)
+        with laps.lap("bind"):
+            skeleton.convert()
+        return skeleton.pipe
 
     def _folder(self, spec: ModelSpec) -> Folder:
         if spec.pipeline not in {None, self.class_name}:
@@ -138,6 +194,18 @@ def _dtype_name(spec: ModelSpec, device: Device) -> str:
             f"{', '.join(DTYPES)}."
         )
     return name
+
+
+def _fingerprint(stamp: str, dtype: str, device: Device) -> str:
+    """Of all that the smoke step's outcome depends on."""
+    facts = (stamp, dtype, device.kind, *sorted(libraries.versions().items()))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _is_to_be_tried(assign: Assign, fingerprint: str) -> bool:
+    if assign.smoke == "once":
+        return assign.proven != fingerprint
+    return assign.smoke == "always"
 
 
 class _Laps:
