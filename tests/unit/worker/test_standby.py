@@ -66,10 +66,11 @@ def states() -> list[object]:
     import numpy as np
     import torch
 
+    numpys: Any = np.random.get_state()
     return [
         torch.get_rng_state().tolist(),
         random.getstate(),
-        [part.tolist() if hasattr(part, "tolist") else part for part in np.random.get_state()],
+        [*numpys[1].tolist(), *numpys[2:]],
         torch.get_default_dtype(),
         torch.get_num_threads(),
         torch.is_grad_enabled(),
