@@ -9,12 +9,11 @@ import pytest
 
 from hermetic_wire.errors import LoadFailed
 from hermetic_wire.generation import TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker import failures, libraries
 from hermetic_worker.device import Device
 from hermetic_worker.pipelines import pipeline_for
 from hermetic_worker.pipelines.base import Footprint, Pipeline
-from support import tiny_models
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,15 +30,12 @@ def ignore_step(step: int, steps: int, timestep: float | None = None) -> None:
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
-def loaded(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Pipeline, Footprint]:
+def loaded(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Pipeline, Footprint]:
     architecture: str = request.param
-    build = tiny_models.sd15 if architecture == "sd15" else tiny_models.sdxl
-    folder: Path = build(tmp_path_factory.mktemp("models") / architecture)
     pipeline = pipeline_for(architecture)
-    spec = ModelSpec(name="m", architecture=architecture, path=str(folder))
-    return pipeline, pipeline.load(spec, "cuda", lambda stage, fraction: None)
+    spec = ModelSpec(name="m", architecture=architecture, path=str(folders[architecture]))
+    assign = Assign(model=spec, device="cuda")
+    return pipeline, pipeline.load(assign, lambda stage, fraction: None)
 
 
 def test_a_loaded_model_tells_its_device_memory(loaded: tuple[Pipeline, Footprint]) -> None:

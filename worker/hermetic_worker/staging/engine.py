@@ -100,8 +100,10 @@ class CudaEngine:
         """Queue the copy, and behind it the slot's event."""
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
-        event = self._events.setdefault(index, torch.cuda.Event())
-        event.record(self._stream)
+        if index not in self._events:
+            # Blocking: whoever waits sleeps, and leaves its core to the threads that fill slots.
+            self._events[index] = torch.cuda.Event(blocking=True)
+        self._events[index].record(self._stream)
 
     def wait(self, index: int) -> None:
         """Until the slot's event has passed; the interpreter is free meanwhile."""
