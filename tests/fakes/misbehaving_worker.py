@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 
 from hermetic_wire.generation import TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker.__main__ import leave, main
 from hermetic_worker.pipelines import PIPELINES
-from hermetic_worker.pipelines.base import Footprint, OnProgress, OnStep, Result
+from hermetic_worker.pipelines.base import OUTLINED, Footprint, OnProgress, OnStep, Result
 from hermetic_worker.pipelines.echo import Echo
+from hermetic_worker.standby import Standby
 
 FOR_EVER = 3600
 """Seconds; every test is over before."""
@@ -64,8 +65,15 @@ class Misbehaving:
         self._echo = Echo()
         self._at_step: dict[int, str] = {}
 
-    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+    def outline(self, spec: ModelSpec, device: str) -> str:
+        """There is nothing to build."""
+        return OUTLINED
+
+    def load(
+        self, assign: Assign, on_progress: OnProgress, standby: Standby | None = None
+    ) -> Footprint:
         """The echo pipeline's load, unless told otherwise."""
+        spec = assign.model
         self._at_step = {int(step): name for name, step in spec.options.items() if name in AT_STEP}
         if spec.options.get("ignore_sigterm"):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -76,7 +84,7 @@ class Misbehaving:
         while spec.options.get("never_ready"):
             on_progress("soon", 0.5)
             time.sleep(0.05)
-        return self._echo.load(spec, device, on_progress)
+        return self._echo.load(assign, on_progress)
 
     def run(self, task: TextToImage, on_step: OnStep) -> Result:
         """The echo pipeline's run, until the step comes."""

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -27,13 +27,17 @@ END_SECONDS = 20.0
 
 
 class RunningDaemon:
-    """`hermeticd` on a private endpoint, with a configuration of its own."""
+    """`hermeticd` on a private endpoint, with a configuration of its own.
+
+    Without models of real files there is nothing to fork for, so `fork` has to be asked for.
+    """
 
     def __init__(
         self,
         config: str = "",
         *,
         misbehaving: bool = False,
+        start_method: str = "exec",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="hm-")  # short: 107 bytes for a socket
@@ -45,6 +49,7 @@ class RunningDaemon:
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("HERMETIC")},
             "HERMETIC_STATE_DIR": str(self.directory / "state"),
+            "HERMETIC_WORKER__START_METHOD": start_method,
             "OMP_NUM_THREADS": "1",  # tiny models on busy cores wait for threads, not for work
             **(environment or {}),
         }
@@ -93,16 +98,22 @@ class RunningDaemon:
         return Client(self.endpoint, app=app)
 
     def workers(self) -> list[psutil.Process]:
-        """Every living process that was started for this daemon, orphans included."""
-        return list(self._started_processes())
-
-    def _started_processes(self) -> Iterator[psutil.Process]:
+        """Every living process that was started as a worker of this daemon, orphans included."""
         mine = str(self.endpoint.with_suffix(".workers"))
+        return list(self._found(lambda one: any(mine in part for part in one.cmdline())))
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that this daemon or one of its children has started or forked."""
+        return list(self._found(lambda one: True))
+
+    def _found(self, wanted: Callable[[psutil.Process], bool]) -> Iterator[psutil.Process]:
+        """By the environment, which all of them were given: an orphan has it too."""
+        mine = str(self.directory / "state")
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and any(
-                    mine in part for part in process.cmdline()
-                ):
+                ours = process.environ().get("HERMETIC_STATE_DIR") == mine
+                lives = process.pid != self.pid and process.status() != psutil.STATUS_ZOMBIE
+                if ours and lives and wanted(process):
                     yield process
 
     def kill(self) -> None:
@@ -139,9 +150,9 @@ class RunningDaemon:
         try:
             self.end()
             if error is None:
-                left = self.workers()
+                left = self.processes()
                 assert not left, f"processes outlived their daemon: {left}"
         finally:
-            for process in self.workers():
+            for process in self.processes():
                 process.kill()
             self._scratch.cleanup()

@@ -62,7 +62,7 @@ class World:
         self.submitted: dict[str, str] = {}
         self.ended: dict[str, object] = {}
         self.cancel_asked: set[str] = set()
-        self.tickets: set[int] = set()
+        self.tickets: set[int | None] = set()
         self.exited = False
         self.switches: list[str] = []
 
@@ -83,12 +83,13 @@ class World:
             case StartWorker(epoch, model, job_id, replaces):
                 assert self.holders() == ({replaces} if replaces else set()), "it replaces all"
                 assert self.submitted[job_id] == model
-                assert epoch in self.standbys or not self.standbys, "the standby is taken first"
+                spare = self.standbys - self.told_to_end
+                assert epoch in spare or not spare, "the standby is taken first"
                 self.standbys.discard(epoch)
                 self.workers[epoch] = model
                 self.switches.append(model)
             case StartStandby(epoch):
-                assert not self.standbys, "one is enough"
+                assert not self.standbys - self.told_to_end, "one is enough"
                 assert not self.running, "the device is quiet"
                 assert not self.dispatcher.waiting
                 self.standbys.add(epoch)

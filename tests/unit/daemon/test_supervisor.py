@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 
 from hermetic_daemon import events, process, supervisor
 from hermetic_daemon.config import WorkerSection
+from hermetic_daemon.memory import Memory
 from hermetic_daemon.process import ExitStatus, Grace
+from hermetic_daemon.template import Template
 from hermetic_wire import worker as wire
 from hermetic_wire.errors import ErrorBody
 from hermetic_wire.generation import Output, TextToImage
+from hermetic_wire.template import Setup
 
 EPOCH = 7
 MARKERS = 1000
@@ -50,6 +53,10 @@ class ProcessDouble:
         return 0, 0
 
 
+def never() -> Setup:
+    raise AssertionError("no template is started here")
+
+
 class Stage:
     """A supervisor with one epoch started, and sockets that pretend to be its worker."""
 
@@ -60,8 +67,15 @@ class Stage:
         monkeypatch.setattr(process.ChildProcess, "start", self._start)
         self._context: zmq.Context[Any] = zmq.Context()
         self._path = Path(directory) / "workers"
+        config = WorkerSection(start_method="exec")
         self.supervisor = supervisor.Supervisor(
-            self._context, self._path, WorkerSection(), self._all_events.append, self.reports.append
+            self._context,
+            self._path,
+            config,
+            Template(config, never),
+            Memory("cpu"),
+            self._all_events.append,
+            self.reports.append,
         )
         self._sockets: dict[str, Any] = {}
         self._markers = itertools.count(MARKERS)

@@ -18,13 +18,14 @@ from hermetic_wire.messages import (
     FromDaemon,
     JobRow,
     ModelRow,
+    TemplateStatus,
     WorkerRow,
     from_app,
 )
 
 PAGE = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
 MESSAGES: tuple[type[msgspec.Struct], ...] = get_args(FromApp | FromDaemon)
-PARTS = (ErrorBody, Image, JobRow, ModelRow, Output, WorkerIdentity, WorkerRow)
+PARTS = (ErrorBody, Image, JobRow, ModelRow, Output, TemplateStatus, WorkerIdentity, WorkerRow)
 DESCRIBED = [*MESSAGES, *get_args(Task), *PARTS]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker.pipelines.echo import Echo, colour
 
 MakeTask = Callable[..., TextToImage]
@@ -44,7 +44,9 @@ def test_steps_are_told_one_by_one(echo_task: MakeTask) -> None:
 def test_the_load_has_stages() -> None:
     told: list[tuple[str, float]] = []
     spec = ModelSpec(name="e", architecture="echo", options={"load_stages": 2})
-    found = Echo().load(spec, "cpu", lambda stage, fraction: told.append((stage, fraction)))
+    found = Echo().load(
+        Assign(model=spec, device="cpu"), lambda stage, fraction: told.append((stage, fraction))
+    )
     assert told == [("stage 1", 0.0), ("stage 2", 0.5)]
     assert found.memory["peak"] >= found.memory["resident"] > 0
 

@@ -32,7 +32,9 @@ from hermetic_wire.worker import (
 )
 from hermetic_worker.channel import ProtocolBroken
 from hermetic_worker.loop import End, Worker
-from hermetic_worker.pipelines.base import Footprint, OnProgress, OnStep, Result
+from hermetic_worker.outlines import Outlines
+from hermetic_worker.pipelines.base import OUTLINED, Footprint, OnProgress, OnStep, Result
+from hermetic_worker.standby import Standby
 from hermetic_worker.stopping import StopRequest
 
 ASSIGN = Assign(model=ModelSpec(name="m", architecture="fake"), device="cpu")
@@ -49,7 +51,12 @@ class FakePipeline:
     error: BaseException = field(default_factory=lambda: RuntimeError("broken"))
     frames: Sequence[Frame] = ()
 
-    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+    def outline(self, spec: ModelSpec, device: str) -> str:
+        return OUTLINED
+
+    def load(
+        self, assign: Assign, on_progress: OnProgress, standby: Standby | None = None
+    ) -> Footprint:
         on_progress("only", 0.0)
         return Footprint()
 
@@ -69,7 +76,9 @@ class FakePipeline:
 class FailingLoad(FakePipeline):
     """Never becomes ready."""
 
-    def load(self, spec: ModelSpec, device: str, on_progress: OnProgress) -> Footprint:
+    def load(
+        self, assign: Assign, on_progress: OnProgress, standby: Standby | None = None
+    ) -> Footprint:
         raise self.error
 
 
@@ -101,7 +110,7 @@ class ScriptedLink:
 def live(link: ScriptedLink, pipeline: FakePipeline) -> End:
     stop = StopRequest()
     try:
-        return Worker(link, 3, stop, {"fake": lambda: pipeline}).live("token")
+        return Worker(link, 3, stop, Outlines({"fake": lambda: pipeline})).live("token", 0.0)
     finally:
         stop.close()
 
@@ -238,6 +247,7 @@ def test_a_stop_request_ends_the_job_and_the_worker() -> None:
     stop.request()
     link = ScriptedLink([ASSIGN])
     try:
-        assert Worker(link, 3, stop, {"fake": FakePipeline}).live("t") is End.TERMINATED
+        worker = Worker(link, 3, stop, Outlines({"fake": FakePipeline}))
+        assert worker.live("t", 0.0) is End.TERMINATED
     finally:
         stop.close()

@@ -9,7 +9,7 @@ import pytest
 
 from hermetic_wire.errors import GenerationFailed, InvalidParameter
 from hermetic_wire.generation import TextToImage
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker.pipelines import pipeline_for
 from hermetic_worker.pipelines.base import Footprint, Pipeline, Result
 from hermetic_worker.pipelines.stable_diffusion import StableDiffusion
@@ -51,7 +51,10 @@ def loaded(sd15_folder: Path, sdxl_folder: Path) -> dict[str, tuple[Pipeline, Fo
     for name, folder in zip(ARCHITECTURES, (sd15_folder, sdxl_folder), strict=True):
         pipeline = pipeline_for(name)
         spec = ModelSpec(name=name, architecture=name, path=str(folder))
-        found[name] = (pipeline, pipeline.load(spec, "cpu", lambda stage, fraction: None))
+        found[name] = (
+            pipeline,
+            pipeline.load(Assign(model=spec, device="cpu"), lambda stage, fraction: None),
+        )
     return found
 
 
@@ -190,7 +193,9 @@ def test_a_loaded_model_tells_what_it_took(
 def test_progress_goes_forward(sd15_folder: Path) -> None:
     told: list[tuple[str, float]] = []
     spec = ModelSpec(name="m", architecture="sd15", path=str(sd15_folder))
-    StableDiffusion().load(spec, "cpu", lambda stage, fraction: told.append((stage, fraction)))
+    StableDiffusion().load(
+        Assign(model=spec, device="cpu"), lambda stage, fraction: told.append((stage, fraction))
+    )
     assert [stage for stage, _ in told] == ["imports", "weights", "device", "smoke"]
     fractions = [fraction for _, fraction in told]
     assert fractions == sorted(fractions)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hermetic_wire.errors import LoadFailed, ModelInvalid
-from hermetic_wire.worker import ModelSpec
+from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker.pipelines import pipeline_for
 from support import tiny_models
 
@@ -45,7 +45,7 @@ def edit(file: Path, change: Change) -> None:
 
 def load(architecture: str, folder: Path, **spec: Any) -> None:
     model = ModelSpec(name="m", architecture=architecture, path=str(folder), **spec)
-    pipeline_for(architecture).load(model, "cpu", lambda stage, fraction: None)
+    pipeline_for(architecture).load(Assign(model=model, device="cpu"), lambda stage, fraction: None)
 
 
 def test_sd15_declared_as_sdxl_by_the_catalog(copy: Path) -> None:
@@ -104,7 +104,9 @@ def test_damaged_weights(copy: Path) -> None:
 def test_a_device_that_is_not_there(copy: Path) -> None:
     model = ModelSpec(name="m", architecture="sd15", path=str(copy))
     with pytest.raises(LoadFailed, match="cuda:97"):
-        pipeline_for("sd15").load(model, "cuda:97", lambda stage, fraction: None)
+        pipeline_for("sd15").load(
+            Assign(model=model, device="cuda:97"), lambda stage, fraction: None
+        )
 
 
 def test_an_unknown_dtype(copy: Path) -> None:
