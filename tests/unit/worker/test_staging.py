@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from ctypes import memmove
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from hermetic_worker.device import Device
 from hermetic_worker.staging import Rates, Ring, copying, measure, stage
-from hermetic_worker.staging.engine import Engine, HostEngine
+from hermetic_worker.staging.engine import CudaEngine, Engine, HostEngine
 from hermetic_worker.staging.layout import ALIGNMENT, Layout
 
 pytestmark = pytest.mark.timeout(30, func_only=True)
@@ -80,6 +82,44 @@ class FullEngine(HostEngine):
         if self.attempts <= self.refusals:
             raise self._error()
         return super().allocate(nbytes)
+
+
+class FakeStream(AbstractContextManager[None]):
+    """Of torch.cuda, as far as the engine uses it; entering it is `with torch.cuda.stream(it)`."""
+
+    def __init__(self, record: list[str]) -> None:
+        self.record = record
+
+    def __exit__(self, *error: object) -> None:
+        self.record.append("leave stream")
+
+    def synchronize(self) -> None:
+        self.record.append("synchronize stream")
+
+
+class FakeEvent:
+    """Of torch.cuda; it knows on which stream it was last recorded."""
+
+    def __init__(self, record: list[str], number: int) -> None:
+        self._record = record
+        self._number = number
+
+    def record(self, stream: FakeStream) -> None:
+        stream.record.append(f"record {self._number}")
+
+    def synchronize(self) -> None:
+        self._record.append(f"synchronize {self._number}")
+
+
+@pytest.fixture
+def cuda_record(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the CUDA engine asks of torch.cuda, in its order."""
+    record: list[str] = []
+    numbers = itertools.count()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream(record))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: FakeEvent(record, next(numbers)))
+    return record
 
 
 class Clock:
@@ -236,6 +276,20 @@ def test_a_copy_that_fails_in_a_thread_is_told(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(OSError, match="the disk is gone"):
         stage([noise(9 * SLOT)], CPU, small_ring(engine), threads=1)
     assert not engine.flying
+
+
+def test_on_cuda_each_slot_has_its_event_behind_its_copy(cuda_record: list[str]) -> None:
+    engine = CudaEngine(Device("cuda", 0))
+    source, target = noise(8), torch.zeros(8, dtype=torch.uint8)
+    engine.wait(0)
+    for index in (0, 1, 0):
+        engine.begin(index, source, target)
+    engine.wait(1)
+    engine.wait(0)
+    engine.finish()
+    assert raw(target) == raw(source)
+    copied = ["leave stream", "record 0", "leave stream", "record 1", "leave stream", "record 0"]
+    assert cuda_record == [*copied, "synchronize 1", "synchronize 0", "synchronize stream"]
 
 
 def test_memory_that_comes_back_is_waited_for() -> None:
