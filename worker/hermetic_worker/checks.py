@@ -55,10 +55,10 @@ def no_meta_tensor(pipe: Any) -> None:
                 )
 
 
-def held_in(pipe: Any, dtype: Any) -> None:
+def held_in(pipe: Any, dtype: str) -> None:
     """An older diffusers ignores the argument `dtype` silently. Raises LoadFailed: the folder
     is not to blame."""
-    if pipe.unet.dtype != dtype:
+    if str(pipe.unet.dtype) != f"torch.{dtype}":
         raise LoadFailed(
             f"The weights were asked for in {dtype}, but are held in {pipe.unet.dtype}. This "
             "version of diffusers is too old: install 0.42 or newer."

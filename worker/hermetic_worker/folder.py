@@ -33,11 +33,15 @@ class Folder:
         return {name: kind for name, (_, kind) in self.entries.items()}
 
     @staticmethod
-    def stamp(path: Path) -> str:
+    def stamp(name: str | None) -> str:
         """What changes when a file of the folder is written, replaced, added or removed.
 
-        A digest of names, sizes, times of change and inodes; no content is read.
+        A digest of names, sizes, times of change and inodes; no content is read. Empty where
+        there is no folder.
         """
+        path = Path(name or "")
+        if not name or not path.is_dir():
+            return ""
         digest = hashlib.sha256()
         for folder in (path, *sorted(each for each in path.iterdir() if each.is_dir())):
             for entry in sorted(os.scandir(folder), key=lambda each: each.name):

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["collapse", "private_bytes"]
 
 HUGE_PAGE = 2 << 20
 _MADV_COLLAPSE = 25  # <linux/mman.h>, since Linux 6.1
+_ENTRY = 8
+"""Bytes per page in /proc/self/pagemap; the highest bit says that the page is present."""
 
 
 def collapse() -> int:
@@ -26,10 +29,8 @@ def collapse() -> int:
     libc.malloc_trim(0)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     collapsed = 0
-    for begin, end in _anonymous():
-        first = -(-begin // HUGE_PAGE) * HUGE_PAGE
-        for address in range(first, end - HUGE_PAGE + 1, HUGE_PAGE):
-            collapsed += libc.madvise(address, HUGE_PAGE, _MADV_COLLAPSE) == 0
+    for address in _worth_it():
+        collapsed += libc.madvise(address, HUGE_PAGE, _MADV_COLLAPSE) == 0
     return collapsed
 
 
@@ -39,6 +40,20 @@ def private_bytes() -> int:
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _worth_it() -> Iterator[int]:
+    """Where a huge page would replace at least as many small ones as it adds: the kernel would
+    also fill what an allocator keeps free, and that can be gigabytes."""
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        for begin, end in _anonymous():
+            first = -(-begin // HUGE_PAGE) * HUGE_PAGE
+            for address in range(first, end - HUGE_PAGE + 1, HUGE_PAGE):
+                pagemap.seek(address // mmap.PAGESIZE * _ENTRY)
+                entries = pagemap.read(HUGE_PAGE // mmap.PAGESIZE * _ENTRY)
+                present = sum(byte >> 7 for byte in entries[_ENTRY - 1 :: _ENTRY])
+                if 2 * present >= len(entries) // _ENTRY:
+                    yield address
 
 
 def _anonymous() -> list[tuple[int, int]]:

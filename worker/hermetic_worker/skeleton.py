@@ -69,6 +69,8 @@ class Skeleton:
     _files: dict[str, list[Path]]
     _slots: dict[str, dict[str, Slot]] = field(default_factory=dict)
     """By component and by the name that its files have for the tensor."""
+    converts: bool = False
+    """Whether the files hold anything in another dtype than is wanted."""
 
     @property
     def modules(self) -> list[str]:
@@ -82,12 +84,16 @@ class Skeleton:
         return [slot for name in self.modules for slot in self._slots[name].values()]
 
     def bind(self) -> None:
-        """Map the files and give every module its tensors. Raises Unbuildable."""
+        """Map the files and give every module its tensors. Raises ModelInvalid."""
+        import torch
+
         for name, slots in self._slots.items():
             tensors = weights.tensors_of(self._files[name])
             for key, slot in slots.items():
                 slot.fill(tensors[key])
             _tie(getattr(self.pipe, name))
+        wanted = getattr(torch, self.dtype)
+        self.converts = any(_differs(slot.tensor, wanted) for slot in self.slots())
 
     def release(self) -> None:
         """Give the maps back: the modules are as empty as they were built."""
@@ -138,7 +144,7 @@ def build(path: Path, class_name: str, dtype: str) -> Skeleton:
     `dtype` is `float32`, `float16` or `bfloat16`: what `convert` will hold the weights in. Raises
     Unbuildable, or ModelInvalid for a folder that nothing can be built from.
     """
-    stamp = Folder.stamp(path)
+    stamp = Folder.stamp(str(path))
     folder = Folder.read(str(path))
     folder.require_class(class_name)
     variant = folder.variant()

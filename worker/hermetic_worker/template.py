@@ -63,7 +63,7 @@ def main(pipelines: Mapping[str, Factory] = PIPELINES) -> int:
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
-        format="template: %(levelname)s %(name)s: %(message)s",
+        format="%(levelname)s %(name)s: %(message)s",  # its workers' logs look like it too
     )
     control = socket.socket(fileno=CONTROL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon to understand
@@ -194,12 +194,6 @@ class Template:
         os.close(newborn.stdin)
         os.close(newborn.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.INFO,
-            format=f"worker {newborn.request.epoch}: %(levelname)s %(name)s: %(message)s",
-            force=True,
-        )
         _reseed()
         gc.enable()
         self._be_adopted(newborn.spare)
@@ -224,7 +218,7 @@ def _reseed() -> None:
 
     random.seed()
     np.random.seed()
-    torch.seed()
+    torch.default_generator.seed()  # a GPU's generators do not exist yet
 
 
 def _read_setup() -> Setup:

@@ -44,15 +44,18 @@ class StableDiffusion:
         self._device = Device("cpu")
 
     def outline(self, spec: ModelSpec, device: str) -> str:
-        """Build the pipeline on meta and bind its weights to the pages of their files."""
+        """Build the pipeline on meta, bind its weights to the pages of their files, check it."""
         from hermetic_worker import skeleton
 
         try:
             dtype = _dtype_name(spec, parse(device))
-            self._skeleton = skeleton.build(self._folder(spec).path, self.class_name, dtype)
+            folder = self._folder(spec)
+            built = skeleton.build(folder.path, self.class_name, dtype)
+            self._check(built.pipe, folder.class_name)
         except (skeleton.Unbuildable, HermeticError, OSError, ValueError) as error:
             self._not_outlined = str(error)
             return self._not_outlined
+        self._skeleton = built
         return OUTLINED
 
     def load(
@@ -62,46 +65,30 @@ class StableDiffusion:
         spec = assign.model
         self._device = standby.device if standby else parse(assign.device).claim()
         dtype = _dtype_name(spec, self._device)
-        folder = self._folder(spec)
+        stamp = Folder.stamp(spec.path)
         laps = _Laps()
-        on_progress("imports", 0.0)
-        with laps.lap("imports"):
-            libraries.bring_in()
-            kind = libraries.pipeline_class(folder.class_name)
-        self._device.require()
-        stamp = Folder.stamp(folder.path)
-        stale = self._skeleton is not None and (self._skeleton.stamp, self._skeleton.dtype) != (
-            stamp,
-            dtype,
-        )
-        on_progress("weights", 0.3)
-        if self._skeleton is not None and not stale:
-            pipe = self._take_skeleton(self._skeleton, assign, standby, laps)
-            loaded_by = dict.fromkeys(folder.entries, "skeleton")
+        skeleton = self._skeleton
+        stale = skeleton is not None and (skeleton.stamp, skeleton.dtype) != (stamp, dtype)
+        if skeleton is not None and not stale:
+            on_progress("weights", 0.3)
+            self._pipe = self._fill(skeleton, assign.read_ahead, standby, laps)
+            how = "skeleton"
         else:
-            with laps.lap("load"):
-                pipe = _from_folder(kind, folder, dtype)
+            self._pipe = self._read(spec, dtype, on_progress, laps)
             why = "the files changed after the template was made" if stale else self._not_outlined
             how = f"from_pretrained: {why}" if why else "from_pretrained"
-            loaded_by = dict.fromkeys(folder.entries, how)
-        self._check(pipe, folder, dtype)
-        _give_text_model_back(pipe.text_encoder)
-        on_progress("device", 0.8)
-        with laps.lap("place"):
-            pipe.to(self._device.torch_name)
-            self._device.synchronize()
-        self._pipe, self._scheduler_config = pipe, pipe.scheduler.config
+        self._scheduler_config = self._pipe.scheduler.config
         fingerprint = _fingerprint(stamp, dtype, self._device)
         if _is_to_be_tried(assign, fingerprint):
             on_progress("smoke", 0.9)
             with laps.lap("smoke"):
-                checks.draws(pipe, {"prompt": "smoke"})
+                checks.draws(self._pipe, {"prompt": "smoke"})
                 self._device.synchronize()
         return Footprint(
             memory=self._device.memory(),
             timings=laps.seconds,
             versions=libraries.versions(),
-            loaded_by=loaded_by,
+            loaded_by=dict.fromkeys(_components(self._pipe), how),
             fingerprint=fingerprint,
             stale_template=stale,
         )
@@ -112,19 +99,45 @@ class StableDiffusion:
 
         return denoise(self._pipe, self._scheduler_config, task, self._device, on_step)
 
-    def _take_skeleton(
-        self, skeleton: Skeleton, assign: Assign, standby: Standby | None, laps: _Laps
+    def _fill(
+        self, skeleton: Skeleton, read_ahead: bool, standby: Standby | None, laps: _Laps
     ) -> Any:
         """The pipeline that this process was born with, its weights where they have to be."""
-        if assign.read_ahead:
+        if read_ahead:
             with laps.lap("read"):
                 skeleton.read_ahead()
         if self._device.kind != "cpu":
+            self._device.require()
             with laps.lap("copy"):
                 skeleton.move(self._device, standby.ring if standby else None)
-        with laps.lap("bind"):
-            skeleton.convert()
+        if skeleton.converts:
+            with laps.lap("bind"):
+                skeleton.convert()
+        if self._device.kind != "cpu":
+            self._place(skeleton.pipe, laps)
         return skeleton.pipe
+
+    def _read(self, spec: ModelSpec, dtype: str, on_progress: OnProgress, laps: _Laps) -> Any:
+        """The whole of it by `from_pretrained`, the reference."""
+        folder = self._folder(spec)
+        on_progress("imports", 0.0)
+        with laps.lap("imports"):
+            libraries.bring_in()
+            kind = libraries.pipeline_class(folder.class_name)
+        self._device.require()
+        on_progress("weights", 0.3)
+        with laps.lap("load"):
+            pipe = _from_folder(kind, folder, dtype)
+            self._check(pipe, folder.class_name)
+            checks.held_in(pipe, dtype)
+        on_progress("device", 0.8)
+        self._place(pipe, laps)
+        return pipe
+
+    def _place(self, pipe: Any, laps: _Laps) -> None:
+        with laps.lap("place"):
+            pipe.to(self._device.torch_name)
+            self._device.synchronize()
 
     def _folder(self, spec: ModelSpec) -> Folder:
         if spec.pipeline not in {None, self.class_name}:
@@ -136,15 +149,14 @@ class StableDiffusion:
         folder.require_class(self.class_name)
         return folder
 
-    def _check(self, pipe: Any, folder: Folder, dtype: str) -> None:
-        import torch
-
-        checks.declared_class(pipe, folder.class_name)
+    def _check(self, pipe: Any, class_name: str) -> None:
+        """All that can be told without a computation."""
+        checks.declared_class(pipe, class_name)
         checks.nothing_missing(pipe, self.required)
         checks.no_meta_tensor(pipe)
-        checks.held_in(pipe, getattr(torch, dtype))
         checks.text_widths(pipe)
         checks.latent_channels(pipe)
+        _give_text_model_back(pipe.text_encoder)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -174,6 +186,10 @@ def _from_folder(kind: Any, folder: Folder, dtype: str) -> Any:
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _components(pipe: Any) -> list[str]:
+    return [name for name, part in pipe.components.items() if part is not None]
 
 
 def _give_text_model_back(encoder: Any) -> None:
