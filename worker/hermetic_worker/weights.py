@@ -15,7 +15,7 @@ import os
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermetic_wire.errors import ModelInvalid
 
@@ -76,13 +76,17 @@ def mapped(file: Path) -> dict[str, Any]:
 
     buffer = _map(file)
     header, start = _header(file, buffer)
-    whole = torch.frombuffer(buffer, dtype=torch.uint8)
-    found: dict[str, Any] = {}
-    for name, entry in header.items():
-        dtype, shape, begin, end = _place(file, name, entry, len(buffer) - start)
-        view = whole[start + begin : start + end].view(getattr(torch, dtype))
-        found[name] = view.view(shape)
-    return found
+    room = len(buffer) - start
+    places = {name: _place(file, name, entry, room) for name, entry in header.items()}
+    _require_tiled(file, places.values(), room)
+    whole = torch.frombuffer(buffer, dtype=torch.uint8)[start:]
+    try:
+        return {
+            name: whole[one.begin : one.end].view(getattr(torch, one.dtype)).view(one.shape)
+            for name, one in places.items()
+        }
+    except (RuntimeError, TypeError) as error:  # not aligned, or sides that no tensor can have
+        raise ModelInvalid(f"{file} cannot be used where it lies: {error}") from error
 
 
 def tensors_of(files: Iterable[Path]) -> dict[str, Any]:
@@ -168,23 +172,56 @@ def _header(file: Path, buffer: Any) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _place(file: Path, name: str, entry: Any, room: int) -> tuple[str, tuple[int, ...], int, int]:
-    """A tensor's dtype, shape and bytes within the data; none of them is believed unchecked."""
+class _Place(NamedTuple):
+    """Where a tensor's bytes are within the data, and what they are."""
+
+    begin: int
+    end: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _place(file: Path, name: str, entry: Any, room: int) -> _Place:
+    """What the header says of a tensor; none of it is believed unchecked."""
     import torch
 
     try:
         dtype = _DTYPES[entry["dtype"]]
-        shape = tuple(int(side) for side in entry["shape"])
-        begin, end = (int(offset) for offset in entry["data_offsets"])
+        shape = _sizes(entry["shape"])
+        begin, end = _sizes(entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelInvalid(f"{file}: the entry of {name} cannot be understood: {entry}.") from error
+        raise ModelInvalid(f"{file}: the entry of {name} is not understood: {error!r}.") from error
     size = math.prod(shape) * getattr(torch, dtype).itemsize
-    if not 0 <= begin <= end <= room or min(shape, default=0) < 0 or end - begin != size:
+    if not begin <= end <= room or end - begin != size:
         raise ModelInvalid(
             f"{file}: {name} is {entry['dtype']} {shape}, {size:,} bytes, and lies at {begin:,} "
             f"to {end:,} of {room:,}: the file is damaged."
         )
-    return dtype, shape, begin, end
+    return _Place(begin, end, dtype, shape)
+
+
+def _sizes(numbers: Any) -> tuple[int, ...]:
+    """A list of whole numbers, none below zero. Raises ValueError; no other is rounded to one."""
+    if not isinstance(numbers, list) or any(type(one) is not int or one < 0 for one in numbers):
+        raise ValueError("sizes have to be whole numbers")
+    return tuple(numbers)
+
+
+def _require_tiled(file: Path, places: Iterable[_Place], room: int) -> None:
+    """The format allows neither a hole nor a byte that belongs to two tensors."""
+    reached = 0
+    for begin, end, *_ in sorted(places):
+        if begin != reached:
+            raise ModelInvalid(
+                f"{file} has a tensor at {begin:,} where the one before it ends at {reached:,}: "
+                "the file is damaged."
+            )
+        reached = end
+    if reached != room:
+        raise ModelInvalid(
+            f"{file} has {room:,} bytes of tensors, of which its header knows {reached:,}: it is "
+            "damaged."
+        )
 
 
 def _shards(index: Path) -> list[Path]:
@@ -192,7 +229,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = json.loads(index.read_text())["weight_map"].values()
         files = [index.parent / str(name) for name in dict.fromkeys(names)]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise ModelInvalid(f"{index} is no index of shards: {error!r}.") from error
     for file in files:
         if file.parent != index.parent or not file.exists():
