@@ -7,6 +7,7 @@ a session of its own. None of that outlives the worker.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import os
@@ -23,6 +24,7 @@ __all__ = ["Strays", "become_subreaper"]
 
 logger = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 0.1
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
@@ -43,10 +45,14 @@ class Strays:
 
     def __init__(self, expecting: Callable[[], bool]) -> None:
         self._expecting = expecting
+        self._again: asyncio.TimerHandle | None = None
 
     def sweep(self) -> None:
-        """To be called when a child has died, or when a fork that was awaited has come."""
+        """To be called when a child has died; looks again later while a fork is expected."""
         if self._expecting():
+            if self._again is None:
+                loop = asyncio.get_running_loop()
+                self._again = loop.call_later(AGAIN_SECONDS, self._sweep_again)
             return
         for pid in _children() - living():
             # A child that is not reaped keeps its number: nobody else can be meant by it.
@@ -55,6 +61,10 @@ class Strays:
             with suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     logger.warning("ended process %d, which a worker had left behind", pid)
+
+    def _sweep_again(self) -> None:
+        self._again = None
+        self.sweep()
 
 
 def _children() -> set[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -29,9 +28,11 @@ from hermetic_wire.messages import WorkerRow
 from . import events
 from .config import WorkerSection
 from .life import Life
-from .memory import Memory, prove_release
-from .process import ChildProcess, ExitStatus, Grace
+from .memory import Memory
+from .process import ExitStatus, Grace
+from .releases import Releases
 from .router import Router
+from .starter import Starter
 from .template import Template
 
 __all__ = ["Completed", "Report", "Supervisor"]
@@ -68,12 +69,11 @@ class Supervisor:
         self._path = path
         self._config = config
         self._template = template
-        self._memory = memory
+        self._starter = Starter(config, template, path, self._bury, self._abandon)
+        self._releases = Releases(memory, config.release_seconds)
         self._emit = emit
         self._report = report
         self._workers: dict[int, Life] = {}
-        self._releasing: set[int] = set()
-        """Epochs that are gone, but whose device memory may not be free yet."""
         self._proven: dict[str, str] = {}
         """By model, the fingerprint with which it has become ready in this daemon's life."""
         self._loop = asyncio.get_running_loop()
@@ -112,13 +112,14 @@ class Supervisor:
         memory allows both, for files of `size_bytes`; else when theirs is proven to be free.
         `replaces` is the epoch that goes for it, where this completes a switch.
         """
-        worker = self._workers.get(epoch) or self._new_life(epoch, device)
-        worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
         leaving = {one.epoch for one in self._workers.values() if one.state == "ending"}
-        leaving |= self._releasing | ({replaces} if replaces in self._workers else set())
-        if leaving and not self._memory.allows_beside(size_bytes):
-            worker.waits_for = leaving
-        if worker.process is None:
+        if replaces in self._workers:
+            leaving.add(replaces)
+        standby = self._workers.get(epoch)
+        worker = standby or self._new_life(epoch, device)
+        worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
+        worker.waits_for = self._releases.to_wait_for(leaving, size_bytes)
+        if standby is None:
             self._start(worker)
         self._assign_where_possible(worker)
 
@@ -132,55 +133,9 @@ class Supervisor:
         return worker
 
     def _start(self, worker: Life) -> None:
-        """By a fork, where there is a template and anything to gain: a model without files needs
-        no libraries, so a new interpreter is as quick."""
-        self._expect(worker, self._config.hello_seconds, "say Hello")
-        if worker.model is not None and worker.model.path is None:
-            self._exec(worker)
-            return
-        if not self._template.ready:
-            seconds = self._config.template_seconds + self._config.hello_seconds
+        seconds = self._starter.start(worker)
+        if worker.state == "starting":
             self._expect(worker, seconds, "say Hello")
-        worker.start_method = "fork"
-        self._template.fork(
-            worker.epoch,
-            worker.token,
-            lambda exit: self._bury(worker.epoch, exit),
-            lambda process: self._take_forked(worker, process),
-        )
-
-    def _take_forked(self, worker: Life, process: ChildProcess | None) -> None:
-        worker.process = process
-        if worker.state == "ending":
-            if process is None:
-                self._abandon(worker)
-            else:
-                process.end(None)
-        elif process is None:
-            self._exec(worker)
-        else:
-            logger.info("epoch %d: pid %d forked", worker.epoch, process.pid)
-
-    def _exec(self, worker: Life) -> None:
-        worker.start_method = "exec"
-        argv = [
-            *self._config.command,
-            *("--endpoint", f"ipc://{self._path}"),
-            *("--epoch", str(worker.epoch)),
-        ]
-        try:
-            worker.process = ChildProcess.start(
-                argv,
-                os.environ,
-                f"{worker.token}\n".encode(),
-                lambda exit: self._bury(worker.epoch, exit),
-            )
-        except OSError as error:
-            worker.verdict = errors.LoadFailed(f"No worker can be started with {argv[0]}: {error}.")
-            worker.state = "ending"
-            self._abandon(worker)
-            return
-        logger.info("epoch %d: pid %d started", worker.epoch, worker.process.pid)
 
     def _assign_where_possible(self, worker: Life) -> None:
         """Tell it its model, once it listens and the memory is there."""
@@ -246,7 +201,7 @@ class Supervisor:
         )
         logger.warning("epoch %d: %s", worker.epoch, worker.verdict.message)
         if worker.process is None:
-            self._template.give_up(worker.epoch)
+            self._starter.give_up(worker)
         self._end_process(worker, politely=False)
 
     def _end_process(self, worker: Life, politely: bool) -> None:
@@ -408,37 +363,29 @@ class Supervisor:
 
         self._loop.call_soon(tell)
 
-    def _bury(self, epoch: int, exit: ExitStatus) -> None:
-        worker = self._workers.pop(epoch)
+    def _bury(self, worker: Life, exit: ExitStatus) -> None:
+        del self._workers[worker.epoch]
         worker.settle_down()
-        logger.info("epoch %d is gone: %s (rung: %s)", epoch, exit.words, exit.rung)
+        logger.info("epoch %d is gone: %s (rung: %s)", worker.epoch, exit.words, exit.rung)
         reaped = time.monotonic()
-        for heir in self._heirs(epoch):
+        for heir in self._heirs(worker.epoch):
             heir.timings["reap"] = reaped - (worker.ended_at or reaped)
-        self._releasing.add(epoch)
-        prove_release(
-            self._memory,
-            worker.pid,
-            self._config.release_seconds,
-            self._loop,
-            lambda error: self._released(epoch, reaped, error),
+        self._releases.prove(
+            worker, lambda seconds, error: self._released(worker.epoch, seconds, error)
         )
-        self._emit(events.Gone(epoch, worker.obituary(exit)))
+        self._emit(events.Gone(worker.epoch, worker.obituary(exit)))
 
-    def _released(self, epoch: int, reaped: float, error: errors.HermeticError | None) -> None:
+    def _released(self, epoch: int, seconds: float, error: errors.HermeticError | None) -> None:
         """The epoch's device memory is free again, or will not be."""
-        self._releasing.discard(epoch)
-        if error is not None:
-            logger.error("epoch %d: %s", epoch, error.message)
         for heir in self._heirs(epoch):
-            heir.timings["release"] = time.monotonic() - reaped
+            heir.timings["release"] = seconds
         for worker in [one for one in self._workers.values() if epoch in one.waits_for]:
             worker.waits_for.discard(epoch)
-            if error is not None and worker.state != "ending":
+            if error is None:
+                self._assign_where_possible(worker)
+            elif worker.state != "ending":
                 worker.settle_down()
                 self._emit(events.LoadFailed(worker.epoch, error))
-            else:
-                self._assign_where_possible(worker)
 
     def _heirs(self, epoch: int) -> list[Life]:
         """Who takes the place of the epoch, and is not ready yet."""
