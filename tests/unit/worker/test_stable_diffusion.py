@@ -173,7 +173,8 @@ def test_every_step_is_told_with_its_timestep(
 def test_the_stages_add_up(pipeline: Pipeline) -> None:
     output = pipeline.run(task(), ignore_step).output
     timings = dict(output.timings)
-    total = timings.pop("total")
+    total, first_step = timings.pop("total"), timings.pop("first_step")
+    assert timings["text_encoder"] < first_step < timings["text_encoder"] + timings["denoise"]
     assert set(timings) == {"text_encoder", "denoise", "decode"}
     assert all(seconds > 0 for seconds in timings.values())
     assert sum(timings.values()) == pytest.approx(total)

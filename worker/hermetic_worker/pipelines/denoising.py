@@ -68,6 +68,7 @@ def _told(on_step: OnStep, stages: _Stages, number: int, calls: int) -> Callable
 
     def on_step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Any:
         steps = int(pipe.num_timesteps)  # may be more than was asked for: PNDM runs n + 1
+        stages.note_first_step()
         if index + 1 == steps:
             stages.enter("decode")
         on_step(number * steps + index + 1, calls * steps, float(timestep))
@@ -150,6 +151,8 @@ class _Stages:
         self._seconds = {"text_encoder": 0.0, "denoise": 0.0, "decode": 0.0}
         self._stage: str | None = None
         self._since = 0.0
+        self._began = time.perf_counter()
+        self._first_step: float | None = None
 
     def enter(self, stage: str | None) -> None:
         """The present stage ends, `stage` begins."""
@@ -164,7 +167,14 @@ class _Stages:
         if self._stage == "text_encoder":
             self.enter("denoise")
 
+    def note_first_step(self) -> None:
+        """A step has ended; the job's first is where a new worker's cost still shows."""
+        if self._first_step is None:
+            self._device.synchronize()
+            self._first_step = time.perf_counter() - self._began
+
     def end(self) -> dict[str, float]:
-        """The stages, and the `total`."""
+        """The stages, the `total`, and the `first_step`."""
         self.enter(None)
-        return {**self._seconds, "total": sum(self._seconds.values())}
+        seconds = {**self._seconds, "total": sum(self._seconds.values())}
+        return seconds if self._first_step is None else {**seconds, "first_step": self._first_step}
