@@ -6,9 +6,10 @@ guessed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hermetic_wire.generation import Parameter
+from hermetic_wire.generation import GUIDED_EXTRAS, Parameter
 
 __all__ = ["ARCHITECTURES", "Architecture", "of_folder"]
 
@@ -24,12 +25,10 @@ class Architecture:
     """The UNet's `cross_attention_dim`; the text encoders' widths sum up to it."""
     text_encoders: tuple[str, ...]
     defaults: dict[str, Parameter]
-    extra: dict[str, type[Parameter]] = field(default_factory=dict)
+    extra: Mapping[str, type[Parameter]] = field(default_factory=dict)
     size_multiple: int = 8
     """Pixels; the VAE's scale factor."""
 
-
-_GUIDED: dict[str, type[Parameter]] = {"clip_skip": int, "guidance_rescale": float, "eta": float}
 
 ARCHITECTURES = {
     each.name: each
@@ -40,7 +39,7 @@ ARCHITECTURES = {
             768,
             ("text_encoder",),
             {"steps": 30, "guidance": 7.5, "width": 512, "height": 512},
-            _GUIDED,
+            GUIDED_EXTRAS,
         ),
         Architecture(
             "sdxl",
@@ -48,7 +47,7 @@ ARCHITECTURES = {
             2048,
             ("text_encoder", "text_encoder_2"),
             {"steps": 30, "guidance": 5.0, "width": 1024, "height": 1024},
-            _GUIDED,
+            GUIDED_EXTRAS,
         ),
         Architecture(
             "echo",

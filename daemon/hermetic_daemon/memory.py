@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import psutil
 
-from hermetic_wire.errors import HermeticError, OutOfMemory
+from hermetic_wire.errors import HermeticError, MemoryNotReleased
 
 __all__ = ["POLL_SECONDS", "Memory", "Release", "Then", "prove_release"]
 
@@ -92,9 +92,9 @@ class Release:
         if self._next is not None:
             self._next.cancel()
 
-    def _failure(self, held: int) -> OutOfMemory:
+    def _failure(self, held: int) -> MemoryNotReleased:
         free, total = self._memory.free_bytes(), self._memory.total_bytes()
-        return OutOfMemory(
+        return MemoryNotReleased(
             f"The memory of process {self._pid} on {self._memory.device} should have been free "
             f"within {self._seconds:g} s of its end, but the driver still accounts {_size(held)} "
             f"to it; {_size(free)} of {_size(total)} are free. Nothing is loaded beside it. Try "
@@ -109,7 +109,8 @@ def prove_release(
     """Wait until a reaped process holds no memory of the device, for at most `seconds`.
 
     `then` is called once: with None when nothing is held any more, which may be before this
-    returns, or with OutOfMemory. To be called soon after the reap: a number is used again one day.
+    returns, or with MemoryNotReleased. To be called soon after the reap: a number is used again
+    one day.
     """
     release = Release(memory, pid, seconds, loop, then)
     release.look()

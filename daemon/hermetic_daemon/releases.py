@@ -40,8 +40,8 @@ class Releases:
     def prove(self, gone: Life, then: Callable[[float, HermeticError | None], None]) -> None:
         """Watch a reaped worker's memory come back.
 
-        `then` is called once, with the seconds that it took, and with OutOfMemory where it did
-        not come.
+        `then` is called once, with the seconds that it took, and with MemoryNotReleased where it
+        did not come.
         """
         reaped = time.monotonic()
         self._releasing.add(gone.epoch)

@@ -147,10 +147,19 @@ class Service:
         job = self._jobs.find(effect.job_id)
         job.state, job.stage, job.fraction = "loading", "start", 0.0
         self._followers.publish(job, loading(job))
-        model = self._catalog.find(effect.model)
+        try:
+            model = self._catalog.find(effect.model)
+        except errors.HermeticError as error:  # it was taken from the configuration meanwhile
+            self._loop.call_soon(self._refuse_start, effect.epoch, error)
+            return
         self._supervisor.ensure_ready(
             effect.epoch, model.spec, self._config.device_name, model.size_bytes, replaces
         )
+
+    def _refuse_start(self, epoch: int, error: errors.HermeticError) -> None:
+        self.handle(events.LoadFailed(epoch, error))
+        if self._supervisor.identity(epoch) is None:  # else it is a standby, and will tell itself
+            self.handle(events.Gone(epoch, error))
 
     def _run(self, effect: events.Run) -> None:
         job = self._jobs.find(effect.job_id)

@@ -20,6 +20,7 @@
     │   ├── LoadFailed             the model could not be made ready
     │   ├── GenerationFailed       the pipeline raised
     │   ├── OutOfMemory            the device's memory was not enough
+    │   ├── MemoryNotReleased      an ended worker's device memory did not come back
     │   ├── WorkerDied             the worker's process ended under the job
     │   ├── WorkerUnresponsive     the worker's steps stopped; it was killed
     │   ├── JobCancelled           cancelled, by its owner or by a daemon that stops
@@ -49,6 +50,7 @@ __all__ = [
     "JobError",
     "LoadFailed",
     "MalformedMessage",
+    "MemoryNotReleased",
     "MessageTooLarge",
     "ModelInvalid",
     "NotPermitted",
@@ -220,6 +222,13 @@ class OutOfMemory(JobError):
     """The device's memory was not enough; the message says what was asked and what was free."""
 
     code = "out_of_memory"
+    exit_code = 71  # EX_OSERR
+
+
+class MemoryNotReleased(JobError):
+    """An ended worker's device memory did not come back in time, so nothing was loaded."""
+
+    code = "memory_not_released"
     exit_code = 71  # EX_OSERR
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "GUIDED_EXTRAS",
     "Image",
     "JobState",
     "Load",
@@ -26,6 +27,13 @@ JobState: TypeAlias = Literal[
 ]
 Parameter: TypeAlias = bool | int | float | str
 """A value of `TextToImage.extra`."""
+
+GUIDED_EXTRAS: dict[str, type[int] | type[float]] = {
+    "clip_skip": int,
+    "guidance_rescale": float,
+    "eta": float,
+}
+"""What `extra` may carry for a Stable Diffusion of any kind, by diffusers' own names."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="load"):

@@ -25,6 +25,8 @@ ENVIRONMENT = {
     # diffusers asks for the device while it is imported; without this the answer comes from
     # cuInit, after which no forked child can use CUDA.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # NVML, which the daemon asks, counts GPUs by their place on the bus, CUDA by their speed.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 """Read by the libraries while they are imported, so it must stand before."""
 

@@ -17,7 +17,7 @@ import pytest
 
 from hermetic_daemon import memory
 from hermetic_daemon.memory import Memory, prove_release
-from hermetic_wire.errors import HermeticError, OutOfMemory
+from hermetic_wire.errors import HermeticError, MemoryNotReleased
 
 PID = 4242
 GIB = 1 << 30
@@ -312,7 +312,7 @@ def test_memory_that_never_comes_back(nvml: FakeNvml) -> None:
     proof = Proof(Memory("cuda"), seconds=2.0)
     proof.loop.run()
     (error,) = proof.told
-    assert isinstance(error, OutOfMemory)
+    assert isinstance(error, MemoryNotReleased)
     for said in ("process 4242", "cuda", "within 2 s", "1.5 GiB", "8.0 GiB of 16.0 GiB"):
         assert said in error.message
     assert proof.loop.now == pytest.approx(102.0, abs=2 * memory.POLL_SECONDS)
@@ -321,7 +321,7 @@ def test_memory_that_never_comes_back(nvml: FakeNvml) -> None:
 def test_no_time_at_all_is_one_look(nvml: FakeNvml) -> None:
     nvml.looks = [GIB]
     proof = Proof(Memory("cuda"), seconds=0.0)
-    assert [type(one) for one in proof.told] == [OutOfMemory]
+    assert [type(one) for one in proof.told] == [MemoryNotReleased]
 
 
 def test_nvml_that_fails_in_the_middle_of_a_proof(

@@ -13,20 +13,13 @@ from typing import Any
 import torch
 
 from hermetic_wire.errors import InvalidParameter
-from hermetic_wire.generation import Image, Output, TextToImage
+from hermetic_wire.generation import GUIDED_EXTRAS, Image, Output, TextToImage
 from hermetic_worker.device import Device
 from hermetic_worker.results import framed
 
 from .base import OnStep, Result, Settings, settle
 
-__all__ = ["EXTRAS", "denoise"]
-
-EXTRAS: dict[str, type[int] | type[float]] = {
-    "clip_skip": int,
-    "guidance_rescale": float,
-    "eta": float,
-}
-"""What a task's `extra` may carry, by diffusers' own names."""
+__all__ = ["denoise"]
 
 
 def denoise(
@@ -129,11 +122,10 @@ def _generators(seeds: tuple[int, ...]) -> Any:
 def _extras(task: TextToImage) -> dict[str, int | float]:
     found: dict[str, int | float] = {}
     for name, value in task.extra.items():
-        kind = EXTRAS.get(name)
+        kind = GUIDED_EXTRAS.get(name)
         if kind is None:
-            raise InvalidParameter(
-                f"The extra {name!r} was given; this model takes {', '.join(sorted(EXTRAS))}."
-            )
+            known = ", ".join(sorted(GUIDED_EXTRAS))
+            raise InvalidParameter(f"The extra {name!r} was given; this model takes {known}.")
         if isinstance(value, (bool, str)) or kind(value) != value:
             raise InvalidParameter(f"{name} was {value!r}; it is of type {kind.__name__}.")
         found[name] = kind(value)
