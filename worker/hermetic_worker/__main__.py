@@ -16,6 +16,7 @@ from typing import NoReturn
 from . import guard, loop
 from .outlines import Outlines
 from .pipelines import PIPELINES, Factory
+from .titles import take_title
 
 __all__ = ["leave", "main"]
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None, pipelines: Mapping[str, Factory] = P
     """The whole process; returns its exit code (see `loop.End`)."""
     born = time.monotonic()
     guard.die_with_parent()
+    take_title("hermetic-worker")
     parser = _parser()
     arguments = parser.parse_args(argv)
     os.dup2(_STDERR, _STDOUT)  # whatever a library prints is a log

@@ -44,6 +44,7 @@ from . import guard, libraries, loop, pages, purity
 from .__main__ import leave
 from .outlines import Outlines
 from .pipelines import PIPELINES, Factory
+from .titles import take_title
 
 __all__ = ["main"]
 
@@ -59,6 +60,7 @@ MAX_PACKET = 4096
 def main(pipelines: Mapping[str, Factory] = PIPELINES) -> int:
     """The whole process; returns its exit code."""
     guard.die_with_parent()
+    take_title("hermetic-templ")
     os.dup2(_STDERR, _STDOUT)  # whatever a library prints is a log
     logging.basicConfig(
         stream=sys.stderr,
@@ -107,6 +109,7 @@ class Template:
         imported = time.monotonic()
         skeletons = self._outlines.build(self._setup.models, self._setup.device)
         built = time.monotonic()
+        sys.stdout.flush()  # or every child would write it once more
         gc.collect()
         gc.freeze()  # a child's collector would visit, and so copy, every page
         gc.disable()
@@ -145,6 +148,7 @@ class Template:
         code = _FAILED
         try:
             guard.die_with_parent()
+            take_title("hermetic-spare")
             code = self._serve_once()
         except (OSError, MalformedMessage, purity.Unclean) as error:
             log.error("No worker was forked: %s.", error)
@@ -187,6 +191,7 @@ class Template:
     def _settle_in(self, newborn: _Newborn) -> None:
         """Become a process like any other: own session, own streams, own randomness."""
         os.setsid()
+        take_title("hermetic-worker")
         self._control.close()
         os.dup2(newborn.stdin, _STDIN)
         os.dup2(newborn.stderr, _STDOUT)
