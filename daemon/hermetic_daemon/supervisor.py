@@ -119,6 +119,8 @@ class Supervisor:
         worker = standby or self._new_life(epoch, device)
         worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
         worker.waits_for = self._releases.to_wait_for(leaving, size_bytes)
+        if worker.waits_for:
+            self._loop.call_later(self._config.release_seconds, self._stop_waiting, worker)
         if standby is None:
             self._start(worker)
         self._assign_where_possible(worker)
@@ -386,6 +388,21 @@ class Supervisor:
             elif worker.state != "ending":
                 worker.settle_down()
                 self._emit(events.LoadFailed(worker.epoch, error))
+
+    def _stop_waiting(self, worker: Life) -> None:
+        """Even SIGKILL does not end a process that hangs in a driver."""
+        alive = sorted(epoch for epoch in worker.waits_for if epoch in self._workers)
+        if not alive or worker.state == "ending" or worker.epoch not in self._workers:
+            return
+        worker.settle_down()
+        who = ", ".join(f"epoch {epoch} (pid {self._workers[epoch].pid})" for epoch in alive)
+        error = errors.MemoryNotReleased(
+            f"{worker.name} waits for the memory of {who}, which was killed "
+            f"{self._config.release_seconds:g} s ago and has not ended: it hangs in the kernel or a "
+            "driver. Try again later; if it stays, restart the machine."
+        )
+        logger.error("epoch %d: %s", worker.epoch, error.message)
+        self._emit(events.LoadFailed(worker.epoch, error))
 
     def _heirs(self, epoch: int) -> list[Life]:
         """Who takes the place of the epoch, and is not ready yet."""
