@@ -398,8 +398,8 @@ class Supervisor:
         who = ", ".join(f"epoch {epoch} (pid {self._workers[epoch].pid})" for epoch in alive)
         error = errors.MemoryNotReleased(
             f"{worker.name} waits for the memory of {who}, which was killed "
-            f"{self._config.release_seconds:g} s ago and has not ended: it hangs in the kernel or a "
-            "driver. Try again later; if it stays, restart the machine."
+            f"{self._config.release_seconds:g} s ago and has not ended: it hangs in the kernel or "
+            "in a driver. Try again later; if it stays, restart the machine."
         )
         logger.error("epoch %d: %s", worker.epoch, error.message)
         self._emit(events.LoadFailed(worker.epoch, error))
