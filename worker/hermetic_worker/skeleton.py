@@ -91,7 +91,7 @@ class Skeleton:
             tensors = weights.tensors_of(self._files[name])
             for key, slot in slots.items():
                 slot.fill(tensors[key])
-            _tie(getattr(self.pipe, name))
+        self._tie()
         wanted = getattr(torch, self.dtype)
         self.converts = any(_differs(slot.tensor, wanted) for slot in self.slots())
 
@@ -99,6 +99,7 @@ class Skeleton:
         """Give the maps back: the modules are as empty as they were built."""
         for slot in self.slots():
             slot.fill(slot.meta)
+        self._tie()
 
     def read_ahead(self) -> None:
         """Have every byte of the weights in memory, so that no step waits for the disk."""
@@ -120,8 +121,7 @@ class Skeleton:
         staged = stage(sources, device, ring or Ring.make(device))
         for slot, tensor in zip(slots, staged, strict=True):
             slot.fill(tensor)
-        for name in self.modules:
-            _tie(getattr(self.pipe, name))
+        self._tie()
 
     def convert(self) -> None:
         """Hold in the wanted dtype what the files hold in another; this copies and computes."""
@@ -131,6 +131,15 @@ class Skeleton:
         for slot in self.slots():
             if _differs(slot.tensor, wanted):
                 slot.fill(slot.tensor.detach().to(wanted))
+        self._tie()
+
+    def _tie(self) -> None:
+        """Share again what a class shares: the files hold such a tensor once, so there is a slot
+        for one of its names alone."""
+        for name in self.modules:
+            module = getattr(self.pipe, name)
+            if getattr(module, "_tied_weights_keys", None):
+                module.tie_weights()
 
 
 def _differs(tensor: Any, wanted: Any) -> bool:
@@ -219,6 +228,7 @@ def _module(kind: Any, path: Path, dtype: str) -> Any:
             config = kind.config_class.from_pretrained(str(path), local_files_only=True)
             _require_plain(kind, getattr(config, "quantization_config", None))
             module = kind._from_config(config, dtype=wanted)
+            module.requires_grad_(True)  # as transformers loads also what the class has frozen
         else:
             settings = kind.load_config(str(path), local_files_only=True)
             _require_plain(kind, settings.get("quantization_config"))
@@ -282,12 +292,6 @@ def _places(module: Any) -> dict[str, Slot]:
         is_parameter = any(name == each for each, _ in owner.named_parameters(recurse=False))
         found[key] = Slot(owner, name, is_parameter, value)
     return found
-
-
-def _tie(module: Any) -> None:
-    """Share again what the class shares: the files hold such a tensor once."""
-    if getattr(module, "_tied_weights_keys", None):
-        module.tie_weights()
 
 
 def _require_complete(name: str, module: Any) -> None:
