@@ -39,6 +39,8 @@ class Template:
         """Asked for while the first template starts."""
         self._pause = FIRST_PAUSE
         self._restart: asyncio.TimerHandle | None = None
+        self._unstartable = ""
+        """Why the last start gave no process at all."""
         self._closed = False
         self._ended: asyncio.Future[None] | None = None
 
@@ -116,9 +118,10 @@ class Template:
         if self._config.start_method != "fork":
             return TemplateStatus(state="off", reason='start_method = "exec"')
         forker = self._current if self._has_one else self._next or self._current
-        if forker is not None:
-            return forker.status()
-        return TemplateStatus(state="waiting", reason="it is about to be started")
+        if forker is None or (forker.state == "gone" and self._unstartable):
+            reason = self._unstartable or "it is about to be started"
+            return TemplateStatus(state="waiting", reason=reason)
+        return forker.status()
 
     @property
     def _has_one(self) -> bool:
@@ -129,10 +132,13 @@ class Template:
         return [*(one for one in present if one.state != "gone"), *self._retired]
 
     def _make(self) -> Forker | None:
+        self._unstartable = ""
         try:
             return Forker(self._config, self._setup(), self._changed)
         except OSError as error:
-            logger.error("no template can be started: %s", error)
+            program = self._config.template_command[0]
+            self._unstartable = f"it cannot be started with {program}: {error}"
+            logger.error("template: %s", self._unstartable)
             self._pause_and_start()
             self._answer_queue()
             return None
