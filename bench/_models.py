@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from _arms import BenchError
 from hermetic_worker import libraries
-from support.tiny_models import byte_alphabet
+from support import tiny_models
 
-__all__ = ["cache_directory", "sd15", "sdxl"]
+__all__ = ["BYTES", "DTYPES", "cache_directory", "made", "sd15", "sdxl"]
+
+BYTES = {"sd15": 2_150_000_000, "sdxl": 7_000_000_000}
+"""What the real ones take of a disk, a little more than they need."""
+DTYPES = {"real": "float16", "tiny": "float32"}
+"""As the files hold them, so that nothing is converted."""
 
 BLOCK = 1 << 24
 """Random numbers that are drawn once; a weight is a cut of them."""
@@ -80,6 +89,32 @@ def sdxl(folder: Path) -> Path:
         diffusers.EulerDiscreteScheduler(**_NOISE, timestep_spacing="leading"),
         {"force_zeros_for_empty_prompt": True},
     )
+
+
+def made(size: str, folder: Path) -> dict[str, str]:
+    """Both models in `folder` and where each is, made where they are not there already.
+
+    In a process of its own, which takes its libraries with it when it ends. Raises BenchError where
+    the disk has not the room, or the process failed.
+    """
+    if size == "real":
+        _require_room(folder)
+    done = subprocess.run([sys.executable, __file__, size, str(folder)], check=False)
+    if done.returncode != 0:
+        raise BenchError(f"the {size} models could not be made in {folder}; see above")
+    return {name: str(folder / name) for name in BYTES}
+
+
+def _require_room(folder: Path) -> None:
+    missing = {name for name in BYTES if not (folder / name / "model_index.json").exists()}
+    needed = sum(BYTES[name] for name in missing)
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise BenchError(
+            f"--size real needs {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are "
+            "free; set XDG_CACHE_HOME to a larger disk, or take --size tiny"
+        )
 
 
 _NOISE: dict[str, Any] = {
@@ -152,7 +187,7 @@ def _make(
 def _tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
-    letters = byte_alphabet()
+    letters = tiny_models.byte_alphabet()
     entries = [*letters, *(f"{one}</w>" for one in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     return CLIPTokenizer(
@@ -209,3 +244,9 @@ def _safetensors(shapes: dict[str, tuple[int, ...]], norms: set[str]) -> Iterato
         else:
             for start in range(0, count, BLOCK):
                 yield noise[: min(BLOCK, count - start)].tobytes()
+
+
+if __name__ == "__main__":
+    kinds = {"real": (sd15, sdxl), "tiny": (tiny_models.sd15, tiny_models.sdxl)}
+    for make in kinds[sys.argv[1]]:
+        make(Path(sys.argv[2]) / make.__name__)

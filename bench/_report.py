@@ -7,7 +7,9 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,28 +17,44 @@ from rich.table import Table
 from hermetic.cli.bench.figures import Samples
 from hermetic.cli.bench.machine import machine
 
-__all__ = ["arguments", "tell"]
+__all__ = ["arguments", "positive", "tell"]
 
 
-def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
-    """The options that all benchmarks share."""
+def arguments(description: str, rounds: int | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks share; without `rounds`, what is repeated is not rounds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    if rounds is not None:
+        help = f"default: {rounds}"
+        parser.add_argument("--rounds", type=positive, default=rounds, help=help)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
     return parser
 
 
+def positive(text: str) -> int:
+    """A number of times; argparse makes a usage error of the ValueError."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def tell(
-    bench: str, device: str, samples: Samples, ratios: dict[str, float], as_json: bool
+    bench: str,
+    device: str,
+    samples: Samples,
+    ratios: dict[str, float],
+    as_json: bool,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the report to standard output."""
+    """Write the report to standard output. `settings` are how the machine was used: two reports
+    can be compared where they agree."""
     figures = samples.figures()
     if as_json:
         packages = ("hermetic", "pyzmq", "msgpack", "msgspec", "torch", "diffusers")
         report = {
             "bench": bench,
-            "machine": machine(device),
+            "machine": machine(device) | ({"settings": dict(settings)} if settings else {}),
             "versions": {
                 "python": platform.python_version(),
                 **{name: importlib.metadata.version(name) for name in packages},
