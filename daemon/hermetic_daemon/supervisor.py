@@ -70,7 +70,9 @@ class Supervisor:
         self._config = config
         self._template = template
         self._starter = Starter(config, template, path, self._bury, self._abandon)
-        self._releases = Releases(memory, config.release_seconds)
+        self._releases = Releases(
+            memory, config.release_seconds, self._assign_where_possible, self._refuse
+        )
         self._emit = emit
         self._report = report
         self._workers: dict[int, Life] = {}
@@ -118,9 +120,7 @@ class Supervisor:
         standby = self._workers.get(epoch)
         worker = standby or self._new_life(epoch, device)
         worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
-        worker.waits_for = self._releases.to_wait_for(leaving, size_bytes)
-        if worker.waits_for:
-            self._loop.call_later(self._config.release_seconds, self._stop_waiting, worker)
+        self._releases.hold_back(worker, leaving, size_bytes)
         if standby is None:
             self._start(worker)
         self._assign_where_possible(worker)
@@ -372,37 +372,20 @@ class Supervisor:
         reaped = time.monotonic()
         for heir in self._heirs(worker.epoch):
             heir.timings["reap"] = reaped - (worker.ended_at or reaped)
-        self._releases.prove(
-            worker, lambda seconds, error: self._released(worker.epoch, seconds, error)
-        )
-        self._emit(events.Gone(worker.epoch, worker.obituary(exit)))
+        obituary = worker.obituary(exit)
+        worker.state = "ending"  # should it have waited for another's memory, it does not any more
+        self._releases.gone(worker, lambda seconds: self._note_release(worker.epoch, seconds))
+        self._emit(events.Gone(worker.epoch, obituary))
 
-    def _released(self, epoch: int, seconds: float, error: errors.HermeticError | None) -> None:
-        """The epoch's device memory is free again, or will not be."""
+    def _note_release(self, epoch: int, seconds: float) -> None:
         for heir in self._heirs(epoch):
             heir.timings["release"] = seconds
-        for worker in [one for one in self._workers.values() if epoch in one.waits_for]:
-            worker.waits_for.discard(epoch)
-            if error is None:
-                self._assign_where_possible(worker)
-            elif worker.state != "ending":
-                worker.settle_down()
-                self._emit(events.LoadFailed(worker.epoch, error))
 
-    def _stop_waiting(self, worker: Life) -> None:
-        """Even SIGKILL does not end a process that hangs in a driver."""
-        alive = sorted(epoch for epoch in worker.waits_for if epoch in self._workers)
-        if not alive or worker.state == "ending" or worker.epoch not in self._workers:
-            return
-        worker.settle_down()
-        who = ", ".join(f"epoch {epoch} (pid {self._workers[epoch].pid})" for epoch in alive)
-        error = errors.MemoryNotReleased(
-            f"{worker.name} waits for the memory of {who}, which was killed "
-            f"{self._config.release_seconds:g} s ago and has not ended: it hangs in the kernel or "
-            "in a driver. Try again later; if it stays, restart the machine."
-        )
-        logger.error("epoch %d: %s", worker.epoch, error.message)
-        self._emit(events.LoadFailed(worker.epoch, error))
+    def _refuse(self, worker: Life, error: errors.HermeticError) -> None:
+        """There is no memory for it, and there will not be."""
+        if worker.state != "ending":
+            worker.settle_down()
+            self._emit(events.LoadFailed(worker.epoch, error))
 
     def _heirs(self, epoch: int) -> list[Life]:
         """Who takes the place of the epoch, and is not ready yet."""
