@@ -10,6 +10,7 @@ from hermetic.cli.bench.figures import Figure
 __all__ = [
     "ARMS",
     "BOUND",
+    "STAGES",
     "chosen",
     "directions",
     "order",
@@ -32,6 +33,11 @@ BOUND = "in_process_bound"
 OURS = {"fork": "fork", "standby": "standby", "hermetic_exec": "exec"}
 """Hermetic's arms, and what they are called in a ratio."""
 OTHERS = ("in_process_naive", "in_process_tuned", BOUND, "new_interpreter")
+STAGES = (
+    *("reap", "release", "exec", "fork", "hello", "imports"),
+    *("load", "map", "bind", "read", "copy", "place", "smoke", "other"),
+)
+"""In the order of time, as a picture shows them."""
 SUMS = {"switch", "ready"}
 """Timings that are a sum of others."""
 BESIDE = {"reap", "release"}
@@ -100,4 +106,9 @@ def stacked(figures: Mapping[str, Figure], pair: tuple[str, str], arm: str) -> d
     }
     stages = {stage: seconds for stage, seconds in found.items() if stage not in left_out}
     total = figures[total_name(*pair, arm)].p50
-    return {**stages, "other": max(0.0, total - sum(stages.values()))}
+    stages["other"] = max(0.0, total - sum(stages.values()))
+    return {stage: stages[stage] for stage in sorted(stages, key=_when)}
+
+
+def _when(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else STAGES.index("other")

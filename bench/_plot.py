@@ -9,7 +9,7 @@ from statistics import median_low
 from typing import Any
 
 from _arms import BenchError
-from _plan import stacked
+from _plan import STAGES, stacked
 from hermetic.cli.bench.figures import Figure
 
 __all__ = ["plot", "require"]
@@ -55,8 +55,7 @@ def plot(
 
 
 def _draw(panel: Any, bars: Mapping[str, Mapping[str, float]], colours: Any) -> None:
-    stages = list(dict.fromkeys(stage for bar in bars.values() for stage in bar))
-    stages.sort(key="other".__eq__)
+    stages = [stage for stage in STAGES if any(stage in bar for bar in bars.values())]
     left = [0.0] * len(bars)
     for number, stage in enumerate(stages):
         widths = [bar.get(stage, 0.0) for bar in bars.values()]
