@@ -213,6 +213,7 @@ class Stage:
             async with asyncio.timeout(20):
                 while not await self._came_back(who, spec):
                     pass
+            self.processes[marker].die()
 
     async def _came_back(self, who: str, spec: wire.ModelSpec) -> bool:
         await asyncio.sleep(0)  # gives the supervisor's loop its turn
