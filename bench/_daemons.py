@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,17 @@ from hermetic import Client
 from hermetic.cli.own_daemon import OwnDaemon, own_daemon
 from hermetic_wire.messages import WorkerRow
 
-__all__ = ["WAYS", "DaemonArm", "Way", "await_template", "configured", "standby_of", "until"]
+__all__ = [
+    "WAYS",
+    "DaemonArm",
+    "Way",
+    "await_template",
+    "configured",
+    "daemon_of",
+    "require_as_said",
+    "standby_of",
+    "until",
+]
 
 TEMPLATE_S = 300.0
 """Budget for a template: its imports, the skeletons of every model, its checks."""
@@ -90,7 +100,7 @@ class DaemonArm:
         result = self._client.load(model).result(LOAD_S)
         seconds = time.perf_counter() - began
         self._held = model
-        self._check(model, waiting)
+        require_as_said(self._name, model, self._client.workers(), waiting)
         return Visit(seconds, _of_switch(result.timings, self._way))
 
     def settle(self) -> None:
@@ -116,20 +126,23 @@ class DaemonArm:
         """End the daemon."""
         self._stack.close()
 
-    def _check(self, model: str, waiting: WorkerRow | None) -> None:
-        row = next((row for row in self._client.workers() if row.model == model), None)
-        if row is None:
-            raise BenchError(f"{self._name}: {model} was loaded, but no worker has it")
-        if row.start_method != self._way.start_method:
-            raise BenchError(
-                f"{self._name}: the worker of {model} came by {row.start_method}, so this would "
-                f"measure another thing than it says"
-            )
-        others = {part: how for part, how in row.loaded_by.items() if how != "skeleton"}
-        if self._way.start_method == "fork" and others:
-            raise BenchError(f"{self._name}: {model} was not loaded by its skeleton: {others}")
-        if self._way.standby and (waiting is None or waiting.pid != row.pid):
-            raise BenchError(f"{self._name}: {model} was given to another than the standby")
+
+def require_as_said(
+    arm: str, model: str, rows: Sequence[WorkerRow], waiting: WorkerRow | None
+) -> None:
+    """Raises BenchError where the model came to its worker in another way than the arm's name
+    says; `waiting` is the standby that was there before."""
+    way = WAYS[arm]
+    row = next((row for row in rows if row.model == model), None)
+    if row is None:
+        raise BenchError(f"{arm}: {model} was loaded, but no worker has it")
+    if row.start_method != way.start_method:
+        raise BenchError(f"{arm}: the worker of {model} came by {row.start_method}")
+    others = {part: how for part, how in row.loaded_by.items() if how != "skeleton"}
+    if way.start_method == "fork" and (others or not row.loaded_by):
+        raise BenchError(f"{arm}: {model} was not loaded by its skeleton: {others}")
+    if way.standby and (waiting is None or waiting.pid != row.pid):
+        raise BenchError(f"{arm}: {model} was given to another than the standby")
 
 
 def await_template(client: Client, models: list[str]) -> None:

@@ -37,9 +37,7 @@ STAGES = (
     *("reap", "release", "exec", "fork", "hello", "imports"),
     *("load", "map", "bind", "read", "copy", "place", "smoke", "other"),
 )
-"""In the order of time, as a picture shows them."""
-SUMS = {"switch", "ready"}
-"""Timings that are a sum of others."""
+"""In the order of time, as a picture shows them; `switch` and `ready` are sums of others."""
 BESIDE = {"reap", "release"}
 """Of a daemon's arm: the end of the former worker, while the next one starts."""
 
@@ -98,17 +96,12 @@ def stacked(figures: Mapping[str, Figure], pair: tuple[str, str], arm: str) -> d
     A daemon's arm ends the former worker while it starts the next, so that stays out.
     """
     prefix = f"{pair[0]}->{pair[1]}:{arm}:"
-    left_out = SUMS | (BESIDE if arm in OURS else set())
+    left_out = BESIDE if arm in OURS else set()
     found = {
         name.removeprefix(prefix).removesuffix("_s"): figure.p50
         for name, figure in figures.items()
         if name.startswith(prefix)
     }
-    stages = {stage: seconds for stage, seconds in found.items() if stage not in left_out}
+    stages = {stage: found[stage] for stage in STAGES if stage in found and stage not in left_out}
     total = figures[total_name(*pair, arm)].p50
-    stages["other"] = max(0.0, total - sum(stages.values()))
-    return {stage: stages[stage] for stage in sorted(stages, key=_when)}
-
-
-def _when(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else STAGES.index("other")
+    return {**stages, "other": max(0.0, total - sum(stages.values()))}
