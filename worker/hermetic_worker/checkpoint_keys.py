@@ -34,13 +34,17 @@ def _by_transformers(module: Any, keys: Iterable[str]) -> dict[str, str]:
     """As `from_pretrained` of transformers 5 does it, in its own order."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, rename_source_key
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            rename_source_key,
+        )
     except ImportError:  # another version: whatever is not called so already is missing
         return {key: key for key in keys}
     present = module.state_dict()
     rules = get_model_conversion_mapping(module)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     prefix = module.base_model_prefix
     found: dict[str, str] = {}
     for key in keys:

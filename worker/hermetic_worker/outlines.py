@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from hermetic_wire.errors import HermeticError
@@ -11,6 +12,8 @@ from .pipelines import PIPELINES, Factory, pipeline_for
 from .pipelines.base import Pipeline
 
 __all__ = ["Outlines"]
+
+log = logging.getLogger(__name__)
 
 
 class Outlines:
@@ -29,7 +32,7 @@ class Outlines:
             except HermeticError as error:
                 found[spec.name] = error.message
                 continue
-            found[spec.name] = pipeline.outline(spec, device)
+            found[spec.name] = _outlined(pipeline, spec, device)
             self._built[spec.name] = spec, pipeline
         return found
 
@@ -47,3 +50,13 @@ class Outlines:
         if built is not None and built[0] == spec:
             return built[1]
         return pipeline_for(spec.architecture, self._pipelines)
+
+
+def _outlined(pipeline: Pipeline, spec: ModelSpec, device: str) -> str:
+    """The pipeline's own answer, or what broke in it: one broken folder must not cost all models
+    their template."""
+    try:
+        return pipeline.outline(spec, device)
+    except Exception as error:
+        log.exception("The outline of %s failed.", spec.name)
+        return f"its outline failed: {error!r}"

@@ -225,7 +225,8 @@ def _module(kind: Any, path: Path, dtype: str) -> Any:
     _require_one_dtype(kind, dtype)
     with accelerate.init_empty_weights(include_buffers=False):
         if issubclass(kind, transformers.PreTrainedModel):
-            config = kind.config_class.from_pretrained(str(path), local_files_only=True)
+            configuration: Any = kind.config_class
+            config = configuration.from_pretrained(str(path), local_files_only=True)
             _require_plain(kind, getattr(config, "quantization_config", None))
             module = kind._from_config(config, dtype=wanted)
             module.requires_grad_(True)  # as transformers loads also what the class has frozen
