@@ -61,7 +61,7 @@ class Folder:
         file = Path(path) / "model_index.json"
         try:
             index = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelInvalid(
                 f"{file} cannot be read ({error}); a model's path is a folder as "
                 "`save_pretrained` of diffusers writes it."
