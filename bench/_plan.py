@@ -10,6 +10,7 @@ from hermetic.cli.bench.figures import Figure
 __all__ = [
     "ARMS",
     "BOUND",
+    "FRESH",
     "STAGES",
     "chosen",
     "directions",
@@ -30,6 +31,9 @@ ARMS = (
 )
 BOUND = "in_process_bound"
 """Only where it is named: see docs/benchmarks.md."""
+FRESH = ("new_interpreter", "hermetic_exec")
+"""Arms whose every visit begins in a new interpreter: nothing of theirs can be warmed up but the
+page cache, which is."""
 OURS = {"fork": "fork", "standby": "standby", "hermetic_exec": "exec"}
 """Hermetic's arms, and what they are called in a ratio."""
 OTHERS = ("in_process_naive", "in_process_tuned", BOUND, "new_interpreter")

@@ -138,9 +138,14 @@ class Comparison:
 
     def run(self, rounds: int) -> None:
         """So many turns of each arm, after one in which nothing counts."""
+        if not self._cold:
+            for model in self._setting.models:
+                _page_cache.fill(self._setting.folder(model))
         for turn in range(rounds + 1):
             for name in _plan.order(list(self._arms), turn - 1):
-                self._turn(name, self._arms[name], "warm-up" if turn == 0 else f"{turn}/{rounds}")
+                if turn > 0 or name not in _plan.FRESH:
+                    which = f"{turn}/{rounds}" if turn else "warm-up"
+                    self._turn(name, self._arms[name], which)
 
     def _turn(self, name: str, arm: Arm, which: str) -> None:
         """To the first model, which is no switch; through all others and back; to rest."""

@@ -11,7 +11,7 @@ def test_what_was_just_read_is_in_memory(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "weights").write_bytes(b"w" * 100_000)
     (tmp_path / "empty").touch()
-    assert (tmp_path / "deep" / "weights").read_bytes()
+    _page_cache.fill(tmp_path)
     assert _page_cache.size(tmp_path) == 100_000
     assert _page_cache.cached_share(tmp_path) == 1.0
 
