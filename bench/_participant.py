@@ -55,8 +55,12 @@ class Naive:
 
     def __init__(self, setting: Mapping[str, Any]) -> None:
         from hermetic_worker import libraries
+        from hermetic_worker.folder import Folder
 
         libraries.bring_in()
+        # diffusers imports a class when it is first asked for, which would be in the first load.
+        for path in setting["folders"].values():
+            libraries.pipeline_class(Folder.read(path).class_name)
         self._setting = setting
         self._pipe: Any = None
 
