@@ -27,8 +27,8 @@ from hermetic_wire.errors import HermeticError
 EMBEDDED = ("demo-sd15", "demo-sdxl")
 WARM_UP = 8
 """Switches before the first that counts: threads and buffers that are made once are made then."""
-KEPT_JOBS = 4
-"""Fewer than the warm-up has: what the daemon keeps on purpose has its full size by then."""
+KEPT = "[daemon]\nkeep_jobs = 4\nkeep_bytes = 32768\n"
+"""Less than the warm-up makes: what the daemon keeps on purpose has its full size by then."""
 EVERY = 50
 SETTLE_S = 60.0
 JOB_S = 300.0
@@ -71,8 +71,7 @@ def _measured(options: argparse.Namespace) -> tuple[Findings, Sequence[float]]:
         folders = _models.made("tiny", place / "models") if options.size == "tiny" else {}
         setting = Setting(folders, _models.DTYPES["tiny"], options.device, read_ahead=False)
         config = configured(way, setting, f"template_forks = {2 * (options.count + WARM_UP) + 8}\n")
-        config = f"[daemon]\nkeep_jobs = {KEPT_JOBS}\n{config}"
-        with daemon_of(config, options.device, place) as daemon:
+        with daemon_of(KEPT + config, options.device, place) as daemon:
             models = tuple(folders) or EMBEDDED
             await_template(daemon.client, list(models))
             soak = Soak(daemon.client, models, way)
