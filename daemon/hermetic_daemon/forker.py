@@ -67,6 +67,8 @@ class Forker:
     reason: str = ""
     refused: bool = False
     forks: int = 0
+    died_of_it: bool = False
+    """Whether it ended while it was asked for a worker."""
     asked: dict[int, Order] = field(default_factory=dict)
     """By epoch: asked for and not come yet."""
     _told: Serving | None = None
@@ -148,6 +150,9 @@ class Forker:
         self._hear(message, descriptors)
 
     def _hear(self, message: FromTemplate, descriptors: list[int]) -> None:
+        if not isinstance(message, Forked):
+            for descriptor in descriptors:
+                os.close(descriptor)
         match message:
             case Serving():
                 self._patience.cancel()
@@ -165,12 +170,13 @@ class Forker:
                 assert_never(message)
 
     def _welcome(self, forked: Forked, descriptors: list[int]) -> None:
-        order = self.asked.pop(forked.epoch, None)
+        order = self.asked.get(forked.epoch)
         if order is None or order.pipes is None or len(descriptors) != 1:
             for descriptor in descriptors:
                 os.close(descriptor)
-            self.fail(f"it forked epoch {forked.epoch}, which nobody asked for")
+            self.fail(f"it forked epoch {forked.epoch} unasked, or its descriptor was lost")
             return
+        del self.asked[forked.epoch]
         process = ChildProcess.adopt(forked.pid, descriptors[0], order.pipes, order.on_exit)
         order.then(process)
         if self._retiring and not self.asked:
@@ -188,6 +194,7 @@ class Forker:
             for line in exit.stderr:
                 logger.warning("template: %s", line)
         orders, self.asked = list(self.asked.values()), {}
+        self.died_of_it = bool(orders)
         self.changed(self)
         for order in orders:
             if order.pipes is not None:
@@ -197,7 +204,7 @@ class Forker:
     def _read_last_words(self) -> None:
         """Its death may be noticed before its Refused has been read; a worker that it forked in
         its last moment is not lost either."""
-        with suppress(OSError):
+        with suppress(OSError, MalformedMessage, MessageTooLarge):
             while True:
                 packet, descriptors, *_ = socket.recv_fds(self._control, MAX_PACKET, 1)
                 if not packet:

@@ -217,6 +217,8 @@ class ChildProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd < 0:
+            return  # reaped: the descriptor's number may be somebody else's by now
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
@@ -245,6 +247,7 @@ class ChildProcess:
 
     def _close(self) -> None:
         os.close(self._pidfd)
+        self._pidfd = -1
         if self._lifeline >= 0:
             os.close(self._lifeline)
         if self._stderr_fd >= 0:

@@ -38,6 +38,8 @@ class Releases:
         self._loop = asyncio.get_running_loop()
         self._releasing: set[int] = set()
         """Gone, but not proven to have let go."""
+        self._unproven: list[Life] = []
+        """Gone, and past their time to let go; looked at again before the next load."""
         self._waiting: list[Life] = []
 
     def hold_back(self, worker: Life, leaving: set[int], size_bytes: int) -> None:
@@ -46,6 +48,9 @@ class Releases:
         `leaving` are the epochs that end and are not gone yet; the model's files have
         `size_bytes`.
         """
+        unproven, self._unproven = self._unproven, []
+        for dead in unproven:
+            self.gone(dead, lambda seconds: None)
         all_leaving = leaving | self._releasing
         if all_leaving and not self._memory.allows_beside(size_bytes):
             worker.waits_for = all_leaving
@@ -63,6 +68,7 @@ class Releases:
                 then(time.monotonic() - reaped)
             else:
                 logger.error("epoch %d: %s", dead.epoch, error.message)
+                self._unproven.append(dead)
             self._let_go(dead.epoch, error)
 
         prove_release(self._memory, dead.pid, self._seconds, self._loop, settled)

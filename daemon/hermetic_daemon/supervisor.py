@@ -360,6 +360,7 @@ class Supervisor:
 
         def tell() -> None:
             del self._workers[worker.epoch]
+            self._releases.gone(worker, lambda seconds: None)  # it never had any memory
             self._emit(events.LoadFailed(worker.epoch, error))
             self._emit(events.Gone(worker.epoch, error))
 

@@ -160,6 +160,8 @@ class Template:
             if not forker.refused:
                 self._pause_and_start()
         elif forker is self._current and self._next is None:
+            if not forker.died_of_it:  # else this may be a loop: it dies of every fork
+                self._pause = FIRST_PAUSE
             self._pause_and_start()
 
     def _take_over(self, forker: Forker) -> None:
@@ -167,7 +169,7 @@ class Template:
             return
         if self._current is not None and self._has_one:
             self._retire(self._current)
-        self._current, self._next, self._pause = forker, None, FIRST_PAUSE
+        self._current, self._next = forker, None
         self._answer_queue()
 
     def _answer_queue(self) -> None:

@@ -27,7 +27,7 @@ from hermetic_daemon.strays import become_subreaper
 from hermetic_daemon.template import Template
 from hermetic_wire.template import Setup
 from support.clock import advance, eventually, settle, timed
-from support.processes import gone
+from support.processes import gone, until
 
 QUICK = Path(__file__).parent.parent.parent / "fakes" / "quick_template.py"
 TOKEN = "0123456789abcdef" * 2
@@ -398,11 +398,14 @@ def test_one_that_hangs_at_a_fork_is_killed_once_it_is_given_up(play: Callable[.
     play(what)
 
 
-def test_one_that_sends_nonsense_is_killed(play: Callable[..., None]) -> None:
+@pytest.mark.parametrize("packets", [1, 5])
+def test_one_that_sends_nonsense_is_killed(play: Callable[..., None], packets: int) -> None:
     async def what(scene: Scene) -> None:
-        scene.behave("--garbage=1")
+        scene.behave(f"--garbage={packets}")
         scene.template.start()
         asked = scene.ask()
+        pid = scene.pid
+        until(lambda: gone(pid), 20, "its death and its last words are there to be read at once")
         await scene.becomes("waiting")
         assert asked.told == [None]
         scene.behave("--child=exit=0")
@@ -412,11 +415,14 @@ def test_one_that_sends_nonsense_is_killed(play: Callable[..., None]) -> None:
     play(what)
 
 
+@pytest.mark.parametrize("flag", ["--stranger", "--bare"])
 def test_one_that_forks_what_was_not_asked_is_killed_and_the_asked_is_told(
-    play: Callable[..., None],
+    play: Callable[..., None], flag: str
 ) -> None:
+    """Without a descriptor it comes where the daemon itself has none left to take it with."""
+
     async def what(scene: Scene) -> None:
-        scene.behave("--stranger")
+        scene.behave(flag)
         pid = await scene.serve()
         asked = scene.ask()
         await scene.becomes("waiting")
