@@ -110,15 +110,21 @@ class Jobs:
         job.state, job.ended_at = state, at
         self.ended_by_state[state] += 1
         self._ended.append(job)
-        if len(self._ended) > self._keep_jobs:
-            del self._jobs[self._ended.popleft().id]
         if job.pixels:
             self._with_pixels.append(job)
             self._pixel_bytes += _size(job)
         while self._pixel_bytes > self._keep_bytes and len(self._with_pixels) > 1:
-            oldest = self._with_pixels.popleft()
-            self._pixel_bytes -= _size(oldest)
-            oldest.pixels = None
+            self._drop_oldest_pixels()
+        if len(self._ended) > self._keep_jobs:
+            oldest = self._ended.popleft()
+            del self._jobs[oldest.id]
+            if oldest.pixels:  # then no older job has any
+                self._drop_oldest_pixels()
+
+    def _drop_oldest_pixels(self) -> None:
+        oldest = self._with_pixels.popleft()
+        self._pixel_bytes -= _size(oldest)
+        oldest.pixels = None
 
     def newest_ended(self) -> list[Job]:
         """The ended jobs that are still known, youngest end first."""
