@@ -1,4 +1,4 @@
-"""The template's memory made cheap to fork, and what a process has of its own.
+"""The template's memory made cheap to fork.
 
 A fork copies page tables: one entry per 4 KiB of the parent's private memory. With 300 MB of
 imported libraries that is 80,000 entries and most of the fork's time; in huge pages it is 150.
@@ -11,7 +11,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["collapse", "private_bytes"]
+__all__ = ["collapse"]
 
 HUGE_PAGE = 2 << 20
 _MADV_COLLAPSE = 25  # <linux/mman.h>, since Linux 6.1
@@ -32,14 +32,6 @@ def collapse() -> int:
     for address in _worth_it():
         collapsed += libc.madvise(address, HUGE_PAGE, _MADV_COLLAPSE) == 0
     return collapsed
-
-
-def private_bytes() -> int:
-    """What exists in memory only because of this process: its anonymous pages, as in proc(5)."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _worth_it() -> Iterator[int]:
