@@ -48,6 +48,10 @@ def standby(client: Client) -> WorkerRow:
     return row
 
 
+def gone_from(client: Client, pid: int) -> bool:
+    return all(row.pid != pid for row in client.workers())
+
+
 def draw(client: Client, model: str) -> Result:
     return client.generate("a red circle", model=model, steps=2, **SETTINGS)
 
@@ -79,7 +83,9 @@ def test_the_standby_draws_what_a_new_worker_draws(keeping: RunningDaemon) -> No
         waiting = standby(client)
         first = draw(client, model)
         assert first.worker.pid == waiting.pid
-        os.kill(standby(client).pid, signal.SIGKILL)
+        killed = standby(client).pid
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: gone_from(client, killed), SERVING_SECONDS, "its end is noticed")
         client.unload(model)
         second = draw(client, model)
         assert second.worker.pid != first.worker.pid
