@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from multiprocessing.connection import Connection
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from hermetic_worker.titles import MAX_BYTES, take_title
+from hermetic_worker.titles import MAX_BYTES
+
+PROGRAM = """
+import sys
+from hermetic_worker.titles import take_title
+take_title(sys.argv[1])
+print("done", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("title", ["hermetic-spare", "much longer than fifteen bytes"])
 def test_others_see_the_title(title: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_take_and_wait, args=(title, theirs))
-    child.start()
-    try:
-        assert ours.poll(20)
+    words = [sys.executable, "-c", PROGRAM, title]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"done\n"
         assert Path(f"/proc/{child.pid}/comm").read_text().rstrip("\n") == title[:MAX_BYTES]
-    finally:
-        ours.send_bytes(b"end")
-        child.join()
-
-
-def _take_and_wait(title: str, pipe: Connection[bytes, bytes]) -> None:
-    take_title(title)
-    pipe.send_bytes(b"done")
-    pipe.recv_bytes()
