@@ -205,8 +205,10 @@ def test_a_worker_outlives_its_template(play: Callable[..., None]) -> None:
         await scene.serve()
         asked = scene.ask()
         await eventually(lambda: bool(asked.told))
+        pid = asked.process.pid
+        await eventually(lambda: os.getpgid(pid) == pid)  # till then it is of the template's group
         await scene.kill()
-        assert not gone(asked.process.pid)
+        assert not gone(pid)
         asked.process.end(None)
         assert (await asked.exit()).rung == "kill"
 
