@@ -29,12 +29,24 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class DaemonSection(_Section, frozen=True, kw_only=True):
     """`[daemon]`"""
 
-    queue_limit: int = 1000
+    queue_limit: int = 10_000
     """Jobs that may wait; one more is refused with `queue_full`."""
+    app_queue_limit: int = 2_000
+    """Jobs of one app that may wait."""
+    max_wait_seconds: float = 60.0
+    """A job that has been the first of its app for so long goes before all others."""
     keep_jobs: int = 1000
     """Ended jobs that can still be asked for."""
-    keep_bytes: int = 32 << 20
-    """Pixels of ended jobs kept for apps that come back; the newest result always is."""
+    keep_bytes: int = 1 << 30
+    """Pixels of ended jobs kept on disk; the newest result always is."""
+    keep_seconds: float = 7 * 86400.0
+    """How long an ended job is kept, at most."""
+    residency: Literal["exclusive"] | int = "exclusive"
+    """One loaded model on the device, or up to so many where their measured memory fits."""
+    keep_alive: float = 300.0
+    """Seconds for which an idle model stays loaded; negative is for ever."""
+    drain_seconds: float = 10.0
+    """For the running job, when the daemon is told to stop; it goes on with it later, otherwise."""
 
 
 class WorkerSection(_Section, frozen=True, kw_only=True):
@@ -68,6 +80,10 @@ class WorkerSection(_Section, frozen=True, kw_only=True):
     """From SIGTERM to SIGKILL."""
     release_seconds: float = 10.0
     """From a worker's end to its device memory being free again."""
+    backoff_seconds: float = 1.0
+    """From a worker's crash to the next start for its model; doubles with every further one."""
+    backoff_limit_seconds: float = 300.0
+    """The longest such pause."""
 
 
 class ModelSection(_Section, frozen=True, kw_only=True):
@@ -81,6 +97,13 @@ class ModelSection(_Section, frozen=True, kw_only=True):
     defaults: dict[str, Parameter] = {}
     """Over those of the model's own manifest: `steps`, `guidance`, `width`, `height`."""
     options: dict[str, Parameter] = {}
+    keep_alive: float | None = None
+    """Instead of `[daemon] keep_alive`."""
+    preload: bool = False
+    """Load it when the daemon starts."""
+    pin: bool = False
+    """Never end it for being idle, end it last where several are loaded, and load it again when
+    the device has nothing else to do."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,7 @@
 """What can happen to the device and its jobs, and what can be done about it. Data only.
 
-Events go into the dispatcher, effects come out of it; both are frozen and know no clock.
+Events go into the dispatcher, effects come out of it; both are frozen. Points in time are seconds
+of one clock that only grows, and whoever sends an event says what it shows.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hermetic_wire.errors import HermeticError
+from hermetic_wire.generation import Priority
 
 __all__ = [
     "Answer",
+    "Begun",
     "CancelAsked",
     "CancelRun",
     "Effect",
@@ -22,12 +25,18 @@ __all__ = [
     "Finished",
     "Gone",
     "LoadFailed",
+    "Park",
+    "PauseAsked",
     "Ready",
+    "Requeue",
     "Run",
     "Settle",
+    "StartStandby",
     "StartWorker",
     "Submitted",
+    "Tick",
     "UnloadAsked",
+    "WorkerOptions",
 ]
 
 # Events: what happened.
@@ -39,11 +48,46 @@ class Begun:
 
 
 @dataclass(frozen=True)
+class Tick:
+    """Time has passed: `Dispatcher.wake_at` has come, or nearly."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How long a model may stay, as the configuration has it."""
+
+    keep_alive: float | None
+    """Seconds idle; None is for ever."""
+    pin: bool = False
+    """Never ended for being idle, ended last, loaded again when there is nothing else to do."""
+
+
+@dataclass(frozen=True)
 class Submitted:
-    """A job was accepted."""
+    """A job was accepted, or was found in the store."""
 
     job_id: str
     model: str
+    app: str = ""
+    """Whose share of the device it takes: jobs of one app have one text here."""
+    priority: Priority = "normal"
+    at: float | None = None
+    """When it was submitted; None is now. Earlier where it comes from the store."""
+    expires_at: float | None = None
+    """When it fails unless it has started."""
+    keep_alive: float | None = None
+    """Seconds for which its model stays after it; negative is for ever, None as configured."""
+    deaths: tuple[HermeticError, ...] = ()
+    """How workers ended under it before."""
+    counts: bool = True
+    """Whether its time says how long jobs take: not that of one that only loads."""
+
+
+@dataclass(frozen=True)
+class PauseAsked:
+    """Begin no job, or begin jobs again."""
+
+    paused: bool
 
 
 @dataclass(frozen=True)
@@ -64,9 +108,11 @@ class UnloadAsked:
 
 @dataclass(frozen=True)
 class EndAsked:
-    """The daemon shall end: after all jobs (`drain`), politely (`stop`), at once (`kill`)."""
+    """The daemon shall end: after all jobs (`drain`), after the running one if that ends within
+    `budget` seconds (`stop`), at once (`kill`). The others are parked."""
 
     mode: Literal["drain", "stop", "kill"]
+    budget: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +120,8 @@ class Ready:
     """The worker's model answers."""
 
     epoch: int
+    footprint: int = 0
+    """Bytes of memory that it takes on its device."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +154,17 @@ class Gone:
 
 
 Event: TypeAlias = (
-    Begun | Submitted | CancelAsked | UnloadAsked | EndAsked | Ready | LoadFailed | Finished | Gone
+    Begun
+    | Tick
+    | Submitted
+    | PauseAsked
+    | CancelAsked
+    | UnloadAsked
+    | EndAsked
+    | Ready
+    | LoadFailed
+    | Finished
+    | Gone
 )
 
 # Effects: what to do.
@@ -116,14 +174,17 @@ Event: TypeAlias = (
 class StartWorker:
     """Make the model ready in the epoch's process: the standby of that epoch, else a new one.
 
-    `job_id` is the job that caused it; `replaces` is the epoch that has to go for it, where there
-    is one. Whether both may hold memory at once is not decided here.
+    `job_id` is the job that caused it, None where a pinned model comes back by itself. `replaces`
+    is the epoch that goes for it, where there is one; EndWorker tells of that and of any other.
+    Whether they may hold memory at once is not decided here.
     """
 
     epoch: int
     model: str
-    job_id: str
+    job_id: str | None
     replaces: int | None = None
+    low_memory: bool = False
+    """The model has run out of memory: in the way that needs least."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +228,25 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class Requeue:
+    """Its worker ended under the job, which waits again: once more, on another worker."""
+
+    job_id: str
+    error: HermeticError
+    retry_after: float
+    """Seconds until its model may be started."""
+    death: bool = True
+    """Whether this counts towards its quarantine; it does not where memory ran out."""
+
+
+@dataclass(frozen=True)
+class Park:
+    """The daemon ends before the job has: the next daemon goes on with it."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the ticket asked for is done."""
 
@@ -180,5 +260,14 @@ class Exit:
 
 
 Effect: TypeAlias = (
-    StartWorker | StartStandby | Run | CancelRun | EndWorker | Settle | Answer | Exit
+    StartWorker
+    | StartStandby
+    | Run
+    | CancelRun
+    | EndWorker
+    | Requeue
+    | Park
+    | Settle
+    | Answer
+    | Exit
 )

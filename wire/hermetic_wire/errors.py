@@ -14,6 +14,8 @@
     │   ├── DaemonRunning          another daemon owns the endpoint
     │   ├── QueueFull              too many jobs wait
     │   ├── ShuttingDown           it drains and takes no new jobs
+    │   ├── StoreUnavailable       it cannot write jobs down, so it takes none
+    │   ├── StoreBroken            what it wrote down cannot be read; it does not start
     │   └── InvalidConfiguration   the configuration file says something it cannot mean
     ├── JobError                   the job was accepted and did not end in a result
     │   ├── ModelInvalid           the model's files contradict each other
@@ -23,6 +25,9 @@
     │   ├── MemoryNotReleased      an ended worker's device memory did not come back
     │   ├── WorkerDied             the worker's process ended under the job
     │   ├── WorkerUnresponsive     the worker's steps stopped; it was killed
+    │   ├── Quarantined            two workers ended under the job; it is not run again
+    │   ├── JobExpired             it did not start within the time it was given
+    │   ├── JobInterrupted         the daemon itself ended under the job, again and again
     │   ├── JobCancelled           cancelled, by its owner or by a daemon that stops
     │   └── ResultDropped          it succeeded, but its pixels are no longer kept
     └── ResultTimeout              the caller's patience ended; the job goes on
@@ -48,6 +53,8 @@ __all__ = [
     "InvalidParameter",
     "JobCancelled",
     "JobError",
+    "JobExpired",
+    "JobInterrupted",
     "LoadFailed",
     "MalformedMessage",
     "MemoryNotReleased",
@@ -56,11 +63,14 @@ __all__ = [
     "NotPermitted",
     "OutOfMemory",
     "ProtocolMismatch",
+    "Quarantined",
     "QueueFull",
     "RequestError",
     "ResultDropped",
     "ResultTimeout",
     "ShuttingDown",
+    "StoreBroken",
+    "StoreUnavailable",
     "UnknownJob",
     "UnknownModel",
     "WorkerDied",
@@ -186,6 +196,20 @@ class ShuttingDown(DaemonError):
     exit_code = 75
 
 
+class StoreUnavailable(DaemonError):
+    """A job cannot be written down now, so it was not accepted; what was accepted goes on."""
+
+    code = "store_unavailable"
+    exit_code = 74  # EX_IOERR
+
+
+class StoreBroken(DaemonError):
+    """The journal of jobs cannot be read, so the daemon does not start on it."""
+
+    code = "store_broken"
+    exit_code = 74
+
+
 class InvalidConfiguration(DaemonError):
     """The configuration cannot mean what it says."""
 
@@ -242,6 +266,26 @@ class WorkerUnresponsive(JobError):
     """The worker's steps stopped, so it was killed; `report` says how."""
 
     code = "worker_unresponsive"
+
+
+class Quarantined(JobError):
+    """Two workers ended under the job, so it is never run again; `report` has both ends."""
+
+    code = "quarantined"
+
+
+class JobExpired(JobError):
+    """The job did not start within the `expires_in` that it was submitted with."""
+
+    code = "expired"
+    exit_code = 75
+
+
+class JobInterrupted(JobError):
+    """The daemon ended under the job too often, so it was not begun once more."""
+
+    code = "interrupted"
+    exit_code = 75
 
 
 class JobCancelled(JobError):

@@ -17,6 +17,7 @@ __all__ = [
     "Load",
     "Output",
     "Parameter",
+    "Priority",
     "Task",
     "TextToImage",
     "WorkerIdentity",
@@ -25,6 +26,8 @@ __all__ = [
 JobState: TypeAlias = Literal[
     "queued", "loading", "running", "succeeded", "failed", "cancelled", "interrupted"
 ]
+Priority: TypeAlias = Literal["high", "normal", "low"]
+"""Classes of jobs: a higher one goes first, but nothing waits for ever."""
 Parameter: TypeAlias = bool | int | float | str
 """A value of `TextToImage.extra`."""
 

@@ -14,11 +14,12 @@ import msgspec
 from . import PROTOCOL
 from .codec import Codec
 from .errors import ErrorBody
-from .generation import JobState, Output, Parameter, Task, WorkerIdentity
+from .generation import Image, JobState, Output, Parameter, Priority, Task, WorkerIdentity
 
 __all__ = [
     "JOB_UPDATES",
     "Accepted",
+    "Bye",
     "Cancel",
     "Done",
     "Follow",
@@ -26,12 +27,16 @@ __all__ = [
     "FromDaemon",
     "GetStatus",
     "Hello",
+    "JobEnded",
     "JobFailed",
     "JobLoading",
+    "JobPreview",
     "JobQueued",
+    "JobRetrying",
     "JobRow",
     "JobRunning",
     "JobStep",
+    "JobSubmitted",
     "JobSucceeded",
     "JobUpdate",
     "Jobs",
@@ -40,13 +45,19 @@ __all__ = [
     "ListWorkers",
     "ModelRow",
     "Models",
+    "OnDisconnect",
+    "Pause",
     "Rejected",
     "Reply",
+    "Resume",
     "Status",
     "Stop",
+    "StoreStatus",
     "Submit",
     "TemplateStatus",
     "Unload",
+    "Watch",
+    "WatchUpdate",
     "Welcome",
     "WorkerRow",
     "WorkerState",
@@ -56,7 +67,11 @@ __all__ = [
 ]
 
 
-WorkerState: TypeAlias = Literal["starting", "standby", "loading", "ready", "running", "ending"]
+WorkerState: TypeAlias = Literal[
+    "starting", "standby", "loading", "ready", "running", "ending", "waiting"
+]
+"""`waiting` is no process: the model's last worker crashed, and another is not started yet."""
+OnDisconnect: TypeAlias = Literal["keep", "cancel"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -101,12 +116,38 @@ class Submit(_Request, frozen=True, kw_only=True, tag="submit"):
     job_id: str
     model: str
     task: Task
+    priority: Priority = "normal"
+    expires_in: float | None = None
+    """Seconds in which it has to start, or it fails with `expired`."""
+    on_disconnect: OnDisconnect = "keep"
+    """Whether it goes on when the app that submitted it is gone."""
+    keep_alive: float | None = None
+    """Seconds for which the model stays loaded after this job, while nothing else wants the
+    device; negative is for ever. None is what the configuration says."""
+    preview_seconds: float | None = None
+    """Send small pictures of the unfinished image, at most one in so many seconds."""
 
 
 class Follow(_Request, frozen=True, kw_only=True, tag="follow"):
     """Take hold of a job again. Answered by Accepted, then by JobUpdates from now on."""
 
     job_id: str
+    preview_seconds: float | None = None
+    """As of Submit; where several apps ask, the shortest time counts for all."""
+
+
+class Watch(_Request, frozen=True, kw_only=True, tag="watch"):
+    """News of all jobs of the asker's uid, also of later ones; root sees everyone's.
+
+    Answered by Done, then by a JobSubmitted for every job that has not ended, then by WatchUpdates.
+    """
+
+    app: str | None = None
+    """Only jobs of apps with this name."""
+
+
+class Bye(_Request, frozen=True, kw_only=True, tag="bye"):
+    """The last message of a connection: its app wants no more news. Answered by Done."""
 
 
 class Cancel(_Request, frozen=True, kw_only=True, tag="cancel"):
@@ -139,11 +180,23 @@ class Unload(_Request, frozen=True, kw_only=True, tag="unload"):
     model: str
 
 
+class Pause(_Request, frozen=True, kw_only=True, tag="pause"):
+    """Begin no job until Resume; what runs goes on, and jobs are accepted. Answered by Done.
+
+    Only the daemon's own uid or root may. A restart of the daemon does not end the pause.
+    """
+
+
+class Resume(_Request, frozen=True, kw_only=True, tag="resume"):
+    """Begin jobs again. Answered by Done. Only the daemon's own uid or root may."""
+
+
 class Stop(_Request, frozen=True, kw_only=True, tag="stop"):
     """End the daemon. Answered by Done at once; the endpoint's end tells when it is over.
 
-    `drain` finishes every accepted job, `stop` cancels them and ends workers politely, `kill`
-    ends workers at once. Only the daemon's own uid or root may.
+    `drain` finishes every accepted job; `stop` only the one that runs, if it ends within the
+    daemon's `drain_seconds`; `kill` ends workers at once. Jobs that have not ended by then stay
+    written down, and the next daemon goes on with them. Only the daemon's own uid or root may.
     """
 
     mode: Literal["drain", "stop", "kill"] = "stop"
@@ -202,6 +255,11 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     ended_at: float | None = None
     error: ErrorBody | None = None
+    priority: Priority = "normal"
+    expires_at: float | None = None
+    """When it fails unless it has started."""
+    not_before: float | None = None
+    """When its model's worker is started again after a crash."""
 
 
 class Jobs(_Reply, frozen=True, kw_only=True, tag="jobs"):
@@ -251,6 +309,8 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 0
     """How many jobs it has ended."""
     idle_until: float | None = None
+    """When it is ended unless a job comes; seconds since the epoch of Unix. None: for ever, or
+    it is not idle."""
     versions: dict[str, str] = {}
     start_method: str = "exec"
     """`fork` from the template, or `exec` of a new interpreter."""
@@ -258,6 +318,12 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds by stage of its start and load."""
     loaded_by: dict[str, str] = {}
     """By component: `skeleton`, or `from_pretrained` and why."""
+    low_memory: bool = False
+    """Whether it holds its model in the way that needs the least memory, after an OutOfMemory."""
+    retry_after: float | None = None
+    """`waiting`: in so many seconds the model's worker is started again."""
+    reason: str = ""
+    """`waiting`: what the last one died of."""
 
 
 class Workers(_Reply, frozen=True, kw_only=True, tag="workers"):
@@ -284,6 +350,20 @@ class TemplateStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds by stage of its own start."""
 
 
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where jobs are written down."""
+
+    path: str
+    state: Literal["writing", "failing"]
+    """`failing`: new jobs are refused until it can be written again."""
+    reason: str = ""
+    """What it fails of, and what to do."""
+    jobs: int = 0
+    """How many it knows, ended ones included."""
+    pixel_bytes: int = 0
+    """Of kept results."""
+
+
 class Status(_Reply, frozen=True, kw_only=True, tag="status"):
     """The daemon itself."""
 
@@ -303,6 +383,9 @@ class Status(_Reply, frozen=True, kw_only=True, tag="status"):
     """Also the newest epoch."""
     config_file: str | None = None
     template: TemplateStatus | None = None
+    store: StoreStatus | None = None
+    paused: bool = False
+    """Whether jobs are accepted but not begun."""
 
 
 # Job updates: daemon -> app.
@@ -313,6 +396,18 @@ class JobQueued(_Update, frozen=True, kw_only=True, tag="job_queued"):
 
     position: int
     """How many jobs run before it."""
+    estimate_s: float | None = None
+    """Seconds until it has ended, from measured times; None while nothing is measured."""
+
+
+class JobRetrying(_Update, frozen=True, kw_only=True, tag="job_retrying"):
+    """Its worker ended under it, or ran out of memory. It waits for another one."""
+
+    attempt: int
+    """How many workers have begun it."""
+    error: ErrorBody
+    retry_after: float = 0.0
+    """Seconds before which its model is not started again."""
 
 
 class JobLoading(_Update, frozen=True, kw_only=True, tag="job_loading"):
@@ -340,6 +435,13 @@ class JobStep(_Update, frozen=True, kw_only=True, tag="job_step"):
     """The noise schedule's."""
 
 
+class JobPreview(_Update, frozen=True, kw_only=True, tag="job_preview"):
+    """How the image looks by now, small and rough: `image` says what the raw frame holds."""
+
+    step: int
+    image: Image
+
+
 class JobSucceeded(_Update, frozen=True, kw_only=True, tag="job_succeeded"):
     """The end: the pixels of `output.images` are the raw frames."""
 
@@ -356,22 +458,59 @@ class JobFailed(_Update, frozen=True, kw_only=True, tag="job_failed"):
     error: ErrorBody
 
 
+class JobSubmitted(_Update, frozen=True, kw_only=True, tag="job_submitted"):
+    """To watchers: a job that they have not heard of."""
+
+    job: JobRow
+
+
+class JobEnded(_Update, frozen=True, kw_only=True, tag="job_ended"):
+    """To watchers: a job's end, without its pixels."""
+
+    job: JobRow
+
+
 FromApp: TypeAlias = (
     Hello
     | Submit
     | Follow
+    | Watch
+    | Bye
     | Cancel
     | ListJobs
     | ListModels
     | ListWorkers
     | GetStatus
     | Unload
+    | Pause
+    | Resume
     | Stop
 )
 Reply: TypeAlias = Welcome | Accepted | Done | Rejected | Jobs | Models | Workers | Status
-JobUpdate: TypeAlias = JobQueued | JobLoading | JobRunning | JobStep | JobSucceeded | JobFailed
-JOB_UPDATES = (JobQueued, JobLoading, JobRunning, JobStep, JobSucceeded, JobFailed)
-FromDaemon: TypeAlias = Reply | JobUpdate
+JobUpdate: TypeAlias = (
+    JobQueued
+    | JobRetrying
+    | JobLoading
+    | JobRunning
+    | JobStep
+    | JobPreview
+    | JobSucceeded
+    | JobFailed
+)
+JOB_UPDATES = (
+    JobQueued,
+    JobRetrying,
+    JobLoading,
+    JobRunning,
+    JobStep,
+    JobPreview,
+    JobSucceeded,
+    JobFailed,
+)
+WatchUpdate: TypeAlias = (
+    JobSubmitted | JobQueued | JobRetrying | JobLoading | JobRunning | JobStep | JobEnded
+)
+FromDaemon: TypeAlias = Reply | JobUpdate | JobSubmitted | JobEnded
 
 from_app: Codec[FromApp] = Codec(FromApp, "request")
 from_daemon: Codec[FromDaemon] = Codec(FromDaemon, "reply")

@@ -25,7 +25,7 @@ import msgspec
 from . import PROTOCOL
 from .codec import Codec
 from .errors import ErrorBody
-from .generation import Output, Parameter, Task
+from .generation import Image, Output, Parameter, Task
 
 __all__ = [
     "Assign",
@@ -130,6 +130,8 @@ class Step(_FromWorker, frozen=True, kw_only=True, tag="step"):
     step: int
     steps: int
     timestep: float | None = None
+    preview: Image | None = None
+    """What the one raw frame holds, where there is one: the image as it looks by now."""
 
 
 class Done(_FromWorker, frozen=True, kw_only=True, tag="done"):
@@ -172,6 +174,8 @@ class Assign(_Message, frozen=True, kw_only=True, tag="assign"):
     smoke: Literal["once", "always", "never"] = "once"
     read_ahead: bool = False
     """Have all weights in memory before Ready."""
+    low_memory: bool = False
+    """Hold the model in the way that needs the least device memory, however slow."""
 
 
 class Run(_Message, frozen=True, kw_only=True, tag="run"):
@@ -179,6 +183,8 @@ class Run(_Message, frozen=True, kw_only=True, tag="run"):
 
     job_id: str
     task: Task
+    preview_seconds: float | None = None
+    """Show the unfinished image with a step, at most once in so many seconds."""
 
 
 class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
