@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import platform
 import sys
 from collections.abc import Mapping
@@ -17,7 +18,22 @@ from rich.table import Table
 from hermetic.cli.bench.figures import Samples
 from hermetic.cli.bench.machine import machine
 
-__all__ = ["arguments", "positive", "tell"]
+__all__ = ["TailSamples", "arguments", "positive", "tell"]
+
+_ENOUGH = 100
+"""Samples, for a 99th percentile that is not just the largest."""
+
+
+class TailSamples(Samples):
+    """Samples of which the report also tells the 99th percentile, where there are enough."""
+
+    def p99(self) -> dict[str, float]:
+        """By name; by nearest rank."""
+        return {
+            name: sorted(values)[math.ceil(0.99 * len(values)) - 1]
+            for name, (_, values) in self._by_name.items()
+            if len(values) >= _ENOUGH
+        }
 
 
 def arguments(description: str, rounds: int | None) -> argparse.ArgumentParser:
@@ -50,6 +66,7 @@ def tell(
     """Write the report to standard output. `settings` are how the machine was used: two reports
     can be compared where they agree."""
     figures = samples.figures()
+    p99 = samples.p99() if isinstance(samples, TailSamples) else {}
     if as_json:
         packages = ("hermetic", "pyzmq", "msgpack", "msgspec", "torch", "diffusers")
         report = {
@@ -59,15 +76,20 @@ def tell(
                 "python": platform.python_version(),
                 **{name: importlib.metadata.version(name) for name in packages},
             },
-            "figures": {name: asdict(figure) for name, figure in figures.items()},
+            "figures": {
+                name: asdict(figure) | ({"p99": p99[name]} if name in p99 else {})
+                for name, figure in figures.items()
+            },
             "ratios": ratios,
         }
         json.dump(report, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    table = Table("", "median", "p95", "n", "unit")
+    table = Table("", "median", "p95", *(["p99"] if p99 else []), "n", "unit")
     for name, figure in figures.items():
-        table.add_row(name, f"{figure.p50:.3f}", f"{figure.p95:.3f}", str(figure.n), figure.unit)
+        tail = [f"{p99[name]:.3f}" if name in p99 else ""] if p99 else []
+        numbers = [f"{figure.p50:.3f}", f"{figure.p95:.3f}", *tail]
+        table.add_row(name, *numbers, str(figure.n), figure.unit)
     for name, ratio in ratios.items():
-        table.add_row(name, f"{ratio:.3f}", "", "", "ratio")
+        table.add_row(name, f"{ratio:.3f}", "", *([""] if p99 else []), "", "ratio")
     Console().print(table)
