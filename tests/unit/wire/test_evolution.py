@@ -26,12 +26,16 @@ REQUIRED = {
     "hello": {"seq"},
     "submit": {"seq", "job_id", "model", "task"},
     "follow": {"seq", "job_id"},
+    "watch": {"seq"},
+    "bye": {"seq"},
     "cancel": {"seq", "job_id"},
     "list_jobs": {"seq"},
     "list_models": {"seq"},
     "list_workers": {"seq"},
     "get_status": {"seq"},
     "unload": {"seq", "model"},
+    "pause": {"seq"},
+    "resume": {"seq"},
     "stop": {"seq"},
 }
 """Of version 1's requests, for ever: whatever is added has a default, so old apps may omit it."""

@@ -18,6 +18,7 @@ from hermetic_wire.messages import (
     FromDaemon,
     JobRow,
     ModelRow,
+    StoreStatus,
     TemplateStatus,
     WorkerRow,
     from_app,
@@ -25,7 +26,17 @@ from hermetic_wire.messages import (
 
 PAGE = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
 MESSAGES: tuple[type[msgspec.Struct], ...] = get_args(FromApp | FromDaemon)
-PARTS = (ErrorBody, Image, JobRow, ModelRow, Output, TemplateStatus, WorkerIdentity, WorkerRow)
+PARTS = (
+    ErrorBody,
+    Image,
+    JobRow,
+    ModelRow,
+    Output,
+    StoreStatus,
+    TemplateStatus,
+    WorkerIdentity,
+    WorkerRow,
+)
 DESCRIBED = [*MESSAGES, *get_args(Task), *PARTS]
 
 
