@@ -16,13 +16,17 @@ import msgspec
 from hermetic_wire import paths
 from hermetic_wire.errors import HermeticError
 
-from . import config, events
+from . import config, events, systemd
 from .service import Service
-from .strays import become_subreaper
+from .store import Store, set_aside
+from .strays import become_subreaper, end_orphans
 
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
+
+LEAVING_SECONDS = 30.0
+"""For workers to end and for the last results to be written, beside the running job's time."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = options.config or paths.config_file()
         settings = _with_options(config.load(file), options)
         os.umask(0o077)
+        if options.set_store_aside:
+            kept = set_aside(settings.state_dir)
+            sys.stderr.write(f"hermeticd: the journal of jobs is kept in {kept}\n")
         become_subreaper()
         asyncio.run(_serve(settings, file, str(file) if file.exists() else None))
     except HermeticError as error:
@@ -47,14 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(settings: config.Config, file: Path, found: str | None) -> None:
-    service = Service(settings, found)
+    store = Store.open(settings.state_dir)
+    try:
+        recovered = store.recover()
+        await end_orphans(recovered.processes)
+        service = Service(settings, found, store, recovered)
+    except BaseException:
+        store.close()
+        raise
     asked = 0
 
     def end() -> None:
         """Once is a request, twice is impatience."""
         nonlocal asked
         asked += 1
-        service.handle(events.EndAsked("stop" if asked == 1 else "kill"))
+        budget = settings.daemon.drain_seconds
+        systemd.notify(f"EXTEND_TIMEOUT_USEC={int((budget + LEAVING_SECONDS) * 1e6)}")
+        service.handle(events.EndAsked("stop" if asked == 1 else "kill", budget))
 
     def reload() -> None:
         """Only the models; what else the file says counts at the next start."""
@@ -89,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--endpoint", help="the socket to serve (default: see `hermetic doctor`)")
     parser.add_argument("--config", type=Path, help="the configuration file (TOML)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument(
+        "--set-store-aside",
+        action="store_true",
+        help="move a journal of jobs that cannot be read out of the way, keep it, begin a new one",
+    )
     parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error")
     )

@@ -11,15 +11,18 @@ import msgspec
 from hermetic_wire.codec import MAX_RAW_BYTES
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import Parameter, Task, TextToImage
+from hermetic_wire.messages import Submit
 
 from .catalog import Model
 
-__all__ = ["check_job_id", "complete"]
+__all__ = ["check_job_id", "check_terms", "complete"]
 
 MAX_IMAGES = 64
 MAX_SIDE = 8192
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
+MAX_SECONDS = 10 * 365 * 86400.0
+MIN_PREVIEW_SECONDS = 0.01
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -29,6 +32,16 @@ def check_job_id(job_id: str) -> None:
         raise InvalidParameter(
             f"The job id {job_id[:80]!r} is not 1 to 64 characters of A-Z a-z 0-9 _ -."
         )
+
+
+def check_terms(request: Submit) -> None:
+    """What is asked of the daemon rather than of the model. Raises InvalidParameter."""
+    if request.expires_in is not None:
+        _check_range("expires_in", request.expires_in, 0.0, MAX_SECONDS)
+    if request.preview_seconds is not None:
+        _check_range("preview_seconds", request.preview_seconds, MIN_PREVIEW_SECONDS, MAX_SECONDS)
+    if request.keep_alive is not None and math.isnan(request.keep_alive):
+        raise InvalidParameter("keep_alive is not a number; give seconds, or -1 for ever.")
 
 
 def complete(task: Task, model: Model) -> Task:

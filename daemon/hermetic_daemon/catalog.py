@@ -42,6 +42,7 @@ class Catalog:
     def __init__(self, configured: dict[str, ModelSection]) -> None:
         self.rows: dict[str, ModelRow] = {}
         self._models: dict[str, Model] = {}
+        self._configured = configured
         self._add("echo", ModelSection(architecture="echo"), "built-in")
         for path in _embedded():
             self._add(path.name, ModelSection(path=path), "embedded")
@@ -62,6 +63,18 @@ class Catalog:
         """All that a worker would be told; None for a model that cannot be used."""
         model = self._models.get(name)
         return model.spec if model else None
+
+    def section(self, name: str) -> ModelSection:
+        """What the configuration says of the model; all defaults where it says nothing."""
+        return self._configured.get(name) or ModelSection()
+
+    def to_preload(self) -> list[str]:
+        """The models to be loaded when the daemon starts."""
+        return [
+            name
+            for name, section in self._configured.items()
+            if (section.preload or section.pin) and name in self._models
+        ]
 
     def with_folders(self) -> tuple[ModelSpec, ...]:
         """Those that consist of files, in the order of their names."""

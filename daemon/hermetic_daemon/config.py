@@ -84,6 +84,10 @@ class WorkerSection(_Section, frozen=True, kw_only=True):
     """From a worker's crash to the next start for its model; doubles with every further one."""
     backoff_limit_seconds: float = 300.0
     """The longest such pause."""
+    jobs_per_worker: int = 0
+    """After so many jobs a worker makes room for another of its model; 0 is no limit."""
+    growth_bytes: int = 4 << 30
+    """So does one whose resident memory has grown by so much since it was ready; 0 is no limit."""
 
 
 class ModelSection(_Section, frozen=True, kw_only=True):

@@ -3,81 +3,116 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hermetic_wire import messages
-from hermetic_wire.errors import to_body
+from hermetic_wire.codec import Frame
+from hermetic_wire.errors import ErrorBody, to_body
 
-from .door import Door
+from .door import Door, Peer
 from .jobs import Job
 
-__all__ = ["Followers", "loading", "step"]
+__all__ = ["Followers"]
 
 
-def loading(job: Job) -> messages.JobLoading:
-    """How far the load is that the job waits for."""
-    return messages.JobLoading(job_id=job.id, stage=job.stage, fraction=job.fraction)
+@dataclass(frozen=True)
+class Watcher:
+    """Hears of all jobs that it may see; `app` is the one name it asked for, None is all."""
 
+    peer: Peer
+    app: str | None
 
-def step(job: Job) -> messages.JobStep:
-    """How far the job is."""
-    return messages.JobStep(job_id=job.id, step=job.step, steps=job.steps, timestep=job.timestep)
+    def sees(self, job: Job) -> bool:
+        """Whether the job is of its own user, and of the app that it asked for."""
+        return self.peer.may_act_for(job.app.uid) and self.app in (None, job.app.name)
 
 
 class Followers:
-    """Connections by job. A connection that is lost follows nothing; its jobs go on."""
+    """Connections by job, and connections that watch all jobs of a user."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self._by_job: collections.defaultdict[str, set[bytes]] = collections.defaultdict(set)
+        self._jobs_of: collections.defaultdict[bytes, set[str]] = collections.defaultdict(set)
+        self._watchers: dict[bytes, Watcher] = {}
 
-    def add(self, job: Job, identity: bytes, position: int | None) -> None:
-        """Tell the job's present state, and from now on what becomes of it."""
-        if job.ended:
-            self._tell_end(job, identity)
-            return
+    def add(self, job: Job, identity: bytes) -> None:
+        """Tell the connection from now on what becomes of the job."""
         self._by_job[job.id].add(identity)
-        if job.state == "queued":
-            queued = messages.JobQueued(job_id=job.id, position=position or 0)
-            self._door.send(identity, queued)
-        elif job.state == "loading":
-            self._door.send(identity, loading(job))
-        elif job.state == "running" and job.worker is not None:
-            running = messages.JobRunning(job_id=job.id, epoch=job.worker.epoch, pid=job.worker.pid)
-            self._door.send(identity, running)
+        self._jobs_of[identity].add(job.id)
 
-    def forget(self, identity: bytes) -> None:
-        """The connection is gone."""
-        for followers in self._by_job.values():
-            followers.discard(identity)
+    def watch(self, peer: Peer, app: str | None) -> Watcher:
+        """Tell the connection from now on what becomes of all jobs that it may see."""
+        watcher = self._watchers[peer.identity] = Watcher(peer, app)
+        return watcher
 
-    def publish(self, job: Job, update: messages.JobUpdate) -> None:
-        """Progress; whoever does not read misses it, and only that."""
-        for identity in tuple(self._by_job.get(job.id, ())):
+    def forget(self, identity: bytes) -> list[str]:
+        """The connection is gone; the ids of the jobs that nobody follows any more."""
+        self._watchers.pop(identity, None)
+        left = []
+        for job_id in self._jobs_of.pop(identity, ()):
+            self._by_job[job_id].discard(identity)
+            if not self._by_job[job_id]:
+                del self._by_job[job_id]
+                left.append(job_id)
+        return left
+
+    def has(self, job_id: str) -> bool:
+        """Whether anybody follows the job."""
+        return job_id in self._by_job
+
+    def submitted(self, job: Job) -> None:
+        """Tell the watchers of a new job."""
+        for identity in self._seeing(job):
+            self._door.send(identity, messages.JobSubmitted(job_id=job.id, job=job.row()))
+
+    def publish(self, job: Job, update: messages.JobUpdate, raw: Sequence[Frame] = ()) -> None:
+        """Progress; whoever does not read misses it, and only that. Pictures go to followers."""
+        heard = [] if isinstance(update, messages.JobPreview) else self._seeing(job)
+        for identity in (*self._by_job.get(job.id, ()), *heard):
             if not self._door.is_slow(identity):
-                self._door.send(identity, update)
+                self._door.send(identity, update, raw)
 
-    def tell_positions(self, waiting: Iterable[Job], ahead: int) -> None:
-        """How many jobs run before each of the waiting ones, of which `ahead` run already."""
-        for position, job in enumerate(waiting, ahead):
-            if job.state == "queued":
-                self.publish(job, messages.JobQueued(job_id=job.id, position=position))
+    def tell_state(self, job: Job, identity: bytes, queued: messages.JobQueued) -> None:
+        """Where the job is now; `queued` is what is said of one that waits."""
+        update = state_of(job, queued)
+        if update is not None:
+            self._door.send(identity, update)
 
-    def close(self, job: Job) -> None:
+    def close(self, job: Job, pixels: Sequence[Frame]) -> None:
         """The job has ended: tell every follower, once."""
         for identity in self._by_job.pop(job.id, set()):
-            self._tell_end(job, identity)
+            self._jobs_of[identity].discard(job.id)
+            self.tell_end(job, identity, pixels)
+        for identity in self._seeing(job):
+            self._door.send(identity, messages.JobEnded(job_id=job.id, job=job.row()))
 
-    def _tell_end(self, job: Job, identity: bytes) -> None:
+    def tell_end(self, job: Job, identity: bytes, pixels: Sequence[Frame]) -> None:
+        """How the job ended, with its pixels."""
         if job.error is not None:
-            failure = messages.JobFailed(
-                job_id=job.id,
-                state="cancelled" if job.state == "cancelled" else "failed",
-                error=to_body(job.error),
-            )
-            self._door.send(identity, failure)
+            self.tell_failure(job, identity, to_body(job.error))
         elif job.output is not None and job.worker is not None:
             success = messages.JobSucceeded(
                 job_id=job.id, task=job.task, output=job.output, worker=job.worker
             )
-            self._door.send(identity, success, job.pixels or ())
+            self._door.send(identity, success, pixels)
+
+    def tell_failure(self, job: Job, identity: bytes, error: ErrorBody) -> None:
+        """That there is no result, or none any more."""
+        state = job.state if job.state in ("cancelled", "interrupted") else "failed"
+        self._door.send(identity, messages.JobFailed(job_id=job.id, state=state, error=error))
+
+    def _seeing(self, job: Job) -> list[bytes]:
+        return [one for one, watcher in self._watchers.items() if watcher.sees(job)]
+
+
+def state_of(job: Job, queued: messages.JobQueued) -> messages.JobUpdate | None:
+    """The update that says how far an open job is."""
+    if job.state == "queued":
+        return queued
+    if job.state == "loading":
+        return messages.JobLoading(job_id=job.id, stage=job.stage, fraction=job.fraction)
+    if job.worker is not None:
+        return messages.JobRunning(job_id=job.id, epoch=job.worker.epoch, pid=job.worker.pid)
+    return None

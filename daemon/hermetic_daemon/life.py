@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hermetic_wire.errors import HermeticError, WorkerDied
-from hermetic_wire.generation import WorkerIdentity
+from hermetic_wire.generation import Task, WorkerIdentity
 from hermetic_wire.messages import WorkerRow, WorkerState
 from hermetic_wire.worker import ModelSpec
 
 from .process import ChildProcess, ExitStatus
 
 __all__ = ["Life"]
+
+MEMORY_SECONDS = 0.5
+"""Between two looks at a worker's memory, which the kernel forgets at its death."""
 
 
 @dataclass
@@ -38,6 +42,16 @@ class Life:
     """Its socket's identity, once it said Hello."""
     state: WorkerState = "starting"
     job_id: str | None = None
+    task: Task | None = None
+    """Of that job."""
+    stepped_at: float | None = None
+    """When the job's last step was told."""
+    low_memory: bool = False
+    baseline: int = 0
+    """Bytes that it had resident when it was ready."""
+    resident: int = 0
+    """Bytes that it had resident when that was last looked at."""
+    looked_at: float = 0.0
     cancelling: bool = False
     jobs: int = 0
     """How many it has ended."""
@@ -70,6 +84,13 @@ class Life:
     def pid(self) -> int:
         """Of its process; 0 where none could be started."""
         return self.process.pid if self.process else 0
+
+    def look_at_memory(self) -> None:
+        """Note its resident memory, unless that was done just now."""
+        now = time.monotonic()
+        if self.process is not None and now - self.looked_at > MEMORY_SECONDS:
+            self.looked_at = now
+            self.resident, _ = self.process.memory()
 
     def settle_down(self) -> None:
         """Nothing is expected of it any more."""
@@ -105,6 +126,7 @@ class Life:
             start_method=self.start_method,
             timings=self.timings,
             loaded_by=self.loaded_by,
+            low_memory=self.low_memory,
         )
 
     def obituary(self, exit: ExitStatus) -> HermeticError:
@@ -120,7 +142,8 @@ class Life:
             f"epoch {self.epoch}, pid {self.pid}, model {self.name} on {self.device}",
             f"end: {exit.words} (code {exit.code}, ended by: {exit.rung})",
             f"state: {self.state}, job: {self.job_id or 'none'}, jobs before it: {self.jobs}",
-            f"most memory resident: {exit.peak_bytes / 2**20:.0f} MiB",
+            f"memory resident: {self.resident / 2**20:.0f} MiB when last looked at, "
+            f"{exit.peak_bytes / 2**20:.0f} MiB at most",
             "its last lines:" if exit.stderr else "it wrote nothing",
             *(f"  {line}" for line in exit.stderr),
         ]

@@ -6,55 +6,132 @@ import os
 import time
 from importlib import metadata
 
+import msgspec
 import psutil
 
-from hermetic_wire.messages import JobRow, Status
+from hermetic_wire.messages import JobQueued, JobRow, Status, StoreStatus, WorkerRow
 
 from .config import Config
 from .dispatcher import Dispatcher
-from .jobs import Jobs
+from .jobs import Job, Jobs
+from .store import Store
+from .supervisor import Supervisor
+from .template import Template
 
-__all__ = ["job_rows", "position", "status"]
-
-
-def position(job_id: str, dispatcher: Dispatcher) -> int | None:
-    """How many jobs run before it, the running one included; None when it does not wait."""
-    waiting = dispatcher.waiting
-    if job_id not in waiting:
-        return None
-    return waiting.index(job_id) + int(dispatcher.running is not None)
+__all__ = ["Overview"]
 
 
-def job_rows(jobs: Jobs, dispatcher: Dispatcher) -> tuple[JobRow, ...]:
-    """The running job, the waiting ones in their order, then the ended ones, youngest first."""
-    running = [] if dispatcher.running is None else [jobs.find(dispatcher.running).row(None)]
-    waiting = [
-        jobs.find(job_id).row(place)
-        for place, job_id in enumerate(dispatcher.waiting, len(running))
-    ]
-    ended = [job.row(None) for job in jobs.newest_ended()]
-    return (*running, *waiting, *ended)
+class Overview:
+    """Rows and figures, put together from those who have them."""
 
+    def __init__(
+        self,
+        config: Config,
+        config_file: str | None,
+        dispatcher: Dispatcher,
+        jobs: Jobs,
+        supervisor: Supervisor,
+        template: Template,
+        store: Store,
+    ) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._dispatcher = dispatcher
+        self._jobs = jobs
+        self._supervisor = supervisor
+        self._template = template
+        self._store = store
+        self._process = psutil.Process()
 
-def status(
-    seq: int, config: Config, config_file: str | None, dispatcher: Dispatcher, jobs: Jobs
-) -> Status:
-    """The answer to GetStatus number `seq`."""
-    process = psutil.Process()
-    ending = dispatcher.ending
-    return Status(
-        seq=seq,
-        version=metadata.version("hermetic"),
-        pid=os.getpid(),
-        state="draining" if ending == "drain" else "stopping" if ending else "serving",
-        endpoint=str(config.endpoint),
-        device=config.device_name,
-        start_method=config.worker.start_method,
-        uptime_s=time.time() - process.create_time(),
-        resident_bytes=process.memory_info().rss,
-        queued=len(dispatcher.waiting),
-        running=int(dispatcher.running is not None),
-        ended=dict(jobs.ended_by_state),
-        workers_started=dispatcher.epoch,
-        config_file=config_file,
-    )
+    def waiting(self) -> list[JobQueued]:
+        """Of every waiting job, in the order in which they will run, how long it may take."""
+        estimates = self._dispatcher.estimates(time.monotonic())
+        return [
+            JobQueued(job_id=job_id, position=position, estimate_s=estimates.get(job_id))
+            for position, job_id in enumerate(self._dispatcher.waiting, self._ahead())
+        ]
+
+    def queued(self, job: Job) -> JobQueued:
+        """How many jobs run before this one, and when it may have ended."""
+        found = next((one for one in self.waiting() if one.job_id == job.id), None)
+        return found or JobQueued(job_id=job.id, position=self._ahead())
+
+    def job(self, job: Job) -> JobRow:
+        """The row of one open job."""
+        queued = self.queued(job)
+        return self._row(job, queued if job.state == "queued" else None)
+
+    def jobs(self) -> tuple[JobRow, ...]:
+        """The running job, the waiting ones in their order, then the ended ones, youngest first."""
+        running = self._dispatcher.running
+        first = [] if running is None else [self._row(self._jobs.find(running), None)]
+        waiting = [self._row(self._jobs.find(one.job_id), one) for one in self.waiting()]
+        ended = [job.row() for job in self._jobs.newest_ended()]
+        return (*first, *waiting, *ended)
+
+    def _row(self, job: Job, queued: JobQueued | None) -> JobRow:
+        if queued is None:
+            return job.row(None, self._dispatcher.estimates(time.monotonic()).get(job.id))
+        pause = self._dispatcher.retry_in(job.model, time.monotonic())
+        not_before = time.time() + pause if pause > 0 else None
+        return job.row(queued.position, queued.estimate_s, not_before)
+
+    def _ahead(self) -> int:
+        return int(self._dispatcher.running is not None)
+
+    def workers(self) -> tuple[WorkerRow, ...]:
+        """The living workers, and the models whose workers are not started again yet."""
+        offset = time.time() - time.monotonic()
+        rows = []
+        for row in self._supervisor.rows():
+            idle_until = self._dispatcher.idle_until(row.epoch)
+            if idle_until is not None:
+                row = msgspec.structs.replace(row, idle_until=idle_until + offset)
+            rows.append(row)
+        for model, (seconds, error) in self._dispatcher.pauses(time.monotonic()).items():
+            rows.append(
+                WorkerRow(
+                    model=model,
+                    architecture="",
+                    epoch=0,
+                    pid=0,
+                    device=self._config.device_name,
+                    state="waiting",
+                    retry_after=seconds,
+                    reason=error.message,
+                )
+            )
+        return tuple(rows)
+
+    def status(self, seq: int) -> Status:
+        """The answer to GetStatus number `seq`."""
+        dispatcher = self._dispatcher
+        ending = dispatcher.ending
+        return Status(
+            seq=seq,
+            version=metadata.version("hermetic"),
+            pid=os.getpid(),
+            state="draining" if ending == "drain" else "stopping" if ending else "serving",
+            endpoint=str(self._config.endpoint),
+            device=self._config.device_name,
+            start_method=self._config.worker.start_method,
+            uptime_s=time.time() - self._process.create_time(),
+            resident_bytes=self._process.memory_info().rss,
+            queued=dispatcher.waiting_count,
+            running=int(dispatcher.running is not None),
+            ended=dict(self._jobs.ended_by_state),
+            workers_started=dispatcher.epoch,
+            config_file=self._config_file,
+            template=self._template.status(),
+            store=self._store_status(),
+            paused=dispatcher.paused,
+        )
+
+    def _store_status(self) -> StoreStatus:
+        return StoreStatus(
+            path=str(self._store.path),
+            state="failing" if self._store.failure else "writing",
+            reason=self._store.failure,
+            jobs=self._jobs.count,
+            pixel_bytes=self._jobs.pixel_bytes,
+        )

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-__all__ = ["ChildProcess", "ExitStatus", "Grace", "Pipes", "Rung", "living"]
+__all__ = ["CENSUS", "Census", "ChildProcess", "ExitStatus", "Grace", "Pipes", "Rung"]
 
 Rung: TypeAlias = Literal["itself", "message", "terminate", "kill"]
 """What ended a process: nobody, the polite message, SIGTERM, SIGKILL."""
@@ -32,12 +32,36 @@ STDERR_LINE_BYTES = 2000
 ADOPTION_SECONDS = 0.002
 """Between two looks at a dead process that its forker has not left to us yet."""
 
-_LIVING: set[int] = set()
 
-
-def living() -> frozenset[int]:
+class Census:
     """The children that are known and not reaped yet; whoever else is a child is a stray."""
-    return frozenset(_LIVING)
+
+    def __init__(self) -> None:
+        self.living: set[int] = set()
+        self._on_birth: Callable[[int], None] = _nobody_listens
+        self._on_reap: Callable[[int], None] = _nobody_listens
+
+    def listen(self, on_birth: Callable[[int], None], on_reap: Callable[[int], None]) -> None:
+        """Have every birth from now on, and every reap, told by pid."""
+        self._on_birth, self._on_reap = on_birth, on_reap
+
+    def add(self, pid: int) -> None:
+        """A child is known."""
+        self.living.add(pid)
+        self._on_birth(pid)
+
+    def remove(self, pid: int) -> None:
+        """It has been reaped."""
+        self.living.discard(pid)
+        self._on_reap(pid)
+
+
+def _nobody_listens(pid: int) -> None:
+    pass
+
+
+CENSUS = Census()
+"""Of this process, as the kernel has one list of children for it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,8 @@ class ExitStatus:
     """The last lines it wrote."""
     peak_bytes: int
     """The most memory it ever had resident."""
+    oom_kills: int = 0
+    """How many processes of this machine the OOM killer has ended during its life."""
 
     @property
     def words(self) -> str:
@@ -70,10 +96,10 @@ class ExitStatus:
         name = _name(number)
         if self.rung in ("terminate", "kill"):
             return f"Hermetic ended it with {name}"
+        if number == signal.SIGKILL and self.oom_kills:
+            return f"{name} ended it: the kernel's OOM killer was at work, the memory is used up"
         if number == signal.SIGKILL:
-            return (
-                f"{name} ended it, sent from outside: the kernel's OOM killer, or somebody's kill"
-            )
+            return f"{name} ended it, sent by another process: the OOM killer was not at work"
         return f"{name} ended it"
 
 
@@ -114,6 +140,7 @@ class ChildProcess:
         self._lifeline = lifeline
         self._on_exit = on_exit
         self._rung: Rung = "itself"
+        self._oom_kills_before = _oom_kills()
         self._timer: asyncio.TimerHandle | None = None
         self._partial = b""
         self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
@@ -121,7 +148,7 @@ class ChildProcess:
         self._loop.add_reader(self._pidfd, self._died)
         os.set_blocking(stderr, False)
         self._loop.add_reader(stderr, self._read_stderr)
-        _LIVING.add(pid)
+        CENSUS.add(pid)
 
     @classmethod
     def start(
@@ -238,12 +265,13 @@ class ChildProcess:
             # It died younger than its adoption: whoever forked it is just ending.
             self._loop.call_later(ADOPTION_SECONDS, self._reap)
             return
-        _LIVING.discard(self.pid)
+        CENSUS.remove(self.pid)
         self._read_stderr()
         self._close()
         peak_bytes = usage.ru_maxrss * 1024
         code = os.waitstatus_to_exitcode(status)
-        self._on_exit(ExitStatus(code, self._rung, tuple(self._stderr), peak_bytes))
+        oom_kills = _oom_kills() - self._oom_kills_before
+        self._on_exit(ExitStatus(code, self._rung, tuple(self._stderr), peak_bytes, oom_kills))
 
     def _close(self) -> None:
         os.close(self._pidfd)
@@ -279,6 +307,14 @@ class ChildProcess:
 def _name(number: int) -> str:
     known = number in set(signal.Signals)
     return signal.Signals(number).name if known else f"signal {number}"
+
+
+def _oom_kills() -> int:
+    """Of the whole machine, since it was booted: proc_vmstat; 0 where the kernel does not count."""
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0
 
 
 def _spawn(argv: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> int:

@@ -1,39 +1,43 @@
-"""The loop: every request and every event passes through here, one after the other.
+"""The loop: every event passes through here, one after the other.
 
-The only writer of jobs and dispatcher. It decides nothing itself: admission says whether a request
-can be right, the dispatcher says what to do, door and supervisor do it. Slow work never runs here.
+The only one that asks the dispatcher. It decides nothing itself: requests say what apps want, the
+dispatcher says what to do, ledger and supervisor do it. Slow work never runs here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
+import secrets
 import time
-from importlib import metadata
+from contextlib import suppress
 from typing import assert_never
 
-import msgspec
+import psutil
 import zmq
 
 from hermetic_wire import errors, messages
 from hermetic_wire import worker as wire
-from hermetic_wire.generation import JobState, Load, Output, Task
+from hermetic_wire.generation import Load, Output
 from hermetic_wire.template import Setup
 
-from . import events
-from .admission import check_job_id, complete
+from . import events, faults, process, systemd
+from .apps import Apps
 from .catalog import Catalog
 from .config import Config, ModelSection
 from .dispatcher import Dispatcher
-from .door import Door, Peer
-from .followers import Followers, loading, step
+from .door import Door
+from .followers import Followers
 from .jobs import App, Job, Jobs
+from .ledger import Ledger
 from .memory import Memory
-from .overview import job_rows, position, status
+from .overview import Overview
+from .records import Measured, Recovered
+from .requests import Requests
+from .store import Store
 from .strays import Strays
-from .supervisor import Completed, Report, Supervisor
+from .supervisor import Completed, Preview, Report, Supervisor
 from .template import Template
 
 __all__ = ["Service"]
@@ -41,33 +45,64 @@ __all__ = ["Service"]
 logger = logging.getLogger(__name__)
 
 POSITIONS_SECONDS = 0.2
-"""How often waiting apps are told how far they have moved."""
+"""How often waiting apps are told how far they have moved, while few wait."""
+POSITIONS_PER_SECOND = 1000
+"""So many of them at most, while many do."""
+TRIM_SECONDS = 60.0
+"""How often the age of ended jobs is looked at while none ends."""
+RETURN_SECONDS = 60.0
+"""For apps to come back after a restart, before jobs that should not outlive them are cancelled."""
+CAPACITY = 0.9
+"""Of the device's memory, for models that are loaded beside each other."""
+MEASURED_SECONDS = 10.0
+"""Between two times that a model's measured times are written down."""
 STANDBY_DEVICE_BYTES = 12 << 30
 """A GPU with less than this keeps no standby unless it is told to."""
-MAX_APPS = 4096
-"""Connections whose names are known; an older one submits under no name."""
+FAREWELL_SECONDS = 10.0
+"""For the last ends of jobs to be written before the daemon leaves."""
 
 
 class Service:
     """The daemon. `run` returns once an EndAsked has been carried out."""
 
-    def __init__(self, config: Config, config_file: str | None) -> None:
+    def __init__(
+        self, config: Config, config_file: str | None, store: Store, recovered: Recovered
+    ) -> None:
         self._config = config
-        self._config_file = config_file
         self._catalog = Catalog(config.models)
-        memory = Memory(config.device_name)
-        self._dispatcher = Dispatcher(_wants_standbys(config, memory))
-        self._jobs = Jobs(config.daemon.keep_jobs, config.daemon.keep_bytes)
-        self._apps: dict[bytes, App] = {}
-        self._tickets: dict[int, tuple[bytes, int, str]] = {}
-        """Who waits for an unload: connection, seq and model."""
-        self._ticket_numbers = itertools.count(1)
-        self._telling_positions: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
+        self._telling_positions: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._cause_of_load: dict[int, str] = {}
+        """By epoch, the job that its worker was started for."""
+        self._measured_at: dict[str, float] = {}
+        """By model, when its times are written down again."""
+        memory = Memory(config.device_name)
+        self._store = store
+        self._found = recovered
+        self._dispatcher = Dispatcher(
+            standbys=_wants_standbys(config, memory),
+            residency=1 if config.daemon.residency == "exclusive" else config.daemon.residency,
+            capacity_bytes=int(memory.total_bytes() * CAPACITY),
+            options=self._options,
+            max_wait=config.daemon.max_wait_seconds,
+            backoff=config.worker.backoff_seconds,
+            backoff_limit=config.worker.backoff_limit_seconds,
+            first_epoch=self._found.last_epoch,
+        )
+        daemon = config.daemon
+        self._jobs = Jobs(daemon.keep_jobs, daemon.keep_bytes, daemon.keep_seconds)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._door = Door(self._context, config.endpoint, self._answer, self._forget_peer)
+        self._apps = Apps(self._forget)
+        self._door = Door(
+            self._context,
+            config.endpoint,
+            lambda peer, request: self._requests.answer(peer, request),
+            self._apps.lose,
+        )
         self._followers = Followers(self._door)
+        self._ledger = Ledger(self._jobs, store, self._followers)
         self._workers_path = config.endpoint.with_suffix(".workers")
         self._template = Template(config.worker, self._template_setup)
         self._supervisor = Supervisor(
@@ -79,20 +114,58 @@ class Service:
             emit=self.handle,
             report=self._hear,
         )
+        overview = Overview(
+            config,
+            config_file,
+            self._dispatcher,
+            self._jobs,
+            self._supervisor,
+            self._template,
+            store,
+        )
+        self._overview = overview
+        self._requests = Requests(
+            daemon,
+            lambda: self._catalog,
+            self._dispatcher,
+            self._ledger,
+            overview,
+            self._door,
+            self._followers,
+            self._apps,
+            happen=self.handle,
+        )
         self.strays = Strays(lambda: self._template.expecting)
 
     async def run(self) -> None:
-        """Serve until the end; then close what was opened."""
+        """Go on where the last daemon ended, serve until the end, close what was opened."""
         logger.info("serving %s on %s", self._config.endpoint, self._config.device_name)
+        self._store.start(self._loop)
+        process.CENSUS.listen(self._note_birth, self._store.reaped)
         self._template.start()
         self.handle(events.Begun())
+        self._recover()
+        self._preload()
+        self._trim()
+        systemd.notify("READY=1")
         try:
             await self._over
         finally:
-            await self._template.close()
-            self._supervisor.close()
-            self._door.close()
-            self._context.term()
+            systemd.notify("STOPPING=1")
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._ledger.settled()
+        except TimeoutError:
+            logger.error("the ends of some jobs could not be written; they will be run again")
+        await self._template.close()
+        self._supervisor.close()
+        self._apps.close()
+        self._door.close()
+        self._context.term()
+        self._store.close()
 
     def reload(self, models: dict[str, ModelSection]) -> None:
         """Serve these models from now on. A worker of a model that has changed is not used again;
@@ -111,20 +184,89 @@ class Service:
             endpoint=f"ipc://{self._workers_path}",
         )
 
+    def _options(self, model: str) -> events.WorkerOptions:
+        section = self._catalog.section(model)
+        keep_alive = self._config.daemon.keep_alive
+        if section.keep_alive is not None:
+            keep_alive = section.keep_alive
+        return events.WorkerOptions(keep_alive if keep_alive >= 0 else None, section.pin)
+
+    # What an earlier daemon has left.
+
+    def _recover(self) -> None:
+        for known in self._found.measured:
+            self._dispatcher.teach(
+                known.model, known.job_seconds, known.load_seconds, known.footprint_bytes
+            )
+        if self._found.paused:
+            self.handle(events.PauseAsked(True))
+        for record in self._found.jobs:
+            job = Job.recovered(record)
+            was_open = not job.ended
+            self._ledger.adopt(job)
+            if was_open and not self._ledger.is_ending(job):
+                self.handle(job.arrival())
+        faults.reach("recovered")
+        waiting = self._jobs.open()
+        if waiting:
+            logger.info("%d jobs of an earlier daemon go on", len(waiting))
+            self._loop.call_later(RETURN_SECONDS, self._cancel_abandoned)
+
+    def _cancel_abandoned(self) -> None:
+        for job in self._jobs.open():
+            self._cancel_unless_followed(job)
+
+    def _preload(self) -> None:
+        """Jobs of the daemon's own."""
+        app = App("hermetic", os.getuid(), os.getpid())
+        for name in self._catalog.to_preload():
+            job = Job(f"preload-{secrets.token_hex(8)}", app, name, Load(), time.time())
+
+            def written(error: errors.HermeticError | None, job: Job = job) -> None:
+                if error is None:
+                    self.handle(job.arrival())
+
+            self._ledger.accept(job, written)
+
     # Events in, effects performed.
 
     def handle(self, event: events.Event) -> None:
         """Ask the dispatcher what to do about an event, and do it."""
-        for effect in self._dispatcher.handle(event):
-            self._perform(effect, event)
-        if self._telling_positions is None and self._dispatcher.waiting:
-            self._telling_positions = self._loop.call_later(POSITIONS_SECONDS, self._tell_positions)
+        for effect in self._dispatcher.handle(event, time.monotonic()):
+            self._perform(effect)
+        match event:
+            case events.PauseAsked():
+                self._store.set_paused(event.paused)
+            case events.Ready() | events.Finished(error=None):
+                self._write_measured(event.epoch)
+            case events.Gone():
+                self._cause_of_load.pop(event.epoch, None)
+        self._set_alarm()
+        if self._telling_positions is None and self._dispatcher.waiting_count:
+            many = self._dispatcher.waiting_count / POSITIONS_PER_SECOND
+            self._telling_positions = self._loop.call_later(
+                max(POSITIONS_SECONDS, many), self._tell_positions
+            )
 
-    def _perform(self, effect: events.Effect, cause: events.Event) -> None:
+    def _set_alarm(self) -> None:
+        """Have the dispatcher asked again when something changes by time alone."""
+        wake_at = self._dispatcher.wake_at
+        if self._alarm is not None:
+            if self._alarm.when() == wake_at:
+                return
+            self._alarm.cancel()
+            self._alarm = None
+        if wake_at is not None:  # the loop's clock is time.monotonic, as the dispatcher's
+            self._alarm = self._loop.call_at(wake_at, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.handle(events.Tick())
+
+    def _perform(self, effect: events.Effect) -> None:
         match effect:
             case events.StartWorker():
-                replaces = cause.epoch if isinstance(cause, events.Gone) else effect.replaces
-                self._start_worker(effect, replaces)
+                self._start_worker(effect)
             case events.StartStandby():
                 self._supervisor.start_standby(effect.epoch, self._config.device_name)
             case events.Run():
@@ -133,28 +275,40 @@ class Service:
                 self._supervisor.cancel(effect.epoch, effect.job_id)
             case events.EndWorker():
                 self._supervisor.end(effect.epoch, politely=effect.politely, why=effect.why)
+                faults.reach("switch.after_end")
+            case events.Requeue():
+                job = self._jobs.find(effect.job_id)
+                self._ledger.requeue(job, effect.error, effect.retry_after, death=effect.death)
+            case events.Park():
+                self._ledger.park(self._jobs.find(effect.job_id))
             case events.Settle():
-                self._settle(self._jobs.find(effect.job_id), effect.error)
+                self._ledger.settle(self._jobs.find(effect.job_id), effect.error)
             case events.Answer():
-                self._answer_ticket(effect)
+                self._requests.answer_ticket(effect)
             case events.Exit():
                 if not self._over.done():
                     self._over.set_result(None)
             case _:
                 assert_never(effect)
 
-    def _start_worker(self, effect: events.StartWorker, replaces: int | None) -> None:
-        job = self._jobs.find(effect.job_id)
-        job.state, job.stage, job.fraction = "loading", "start", 0.0
-        self._followers.publish(job, loading(job))
+    def _start_worker(self, effect: events.StartWorker) -> None:
+        if effect.job_id is not None:
+            self._cause_of_load[effect.epoch] = effect.job_id
+            self._ledger.load(self._jobs.find(effect.job_id))
         try:
             model = self._catalog.find(effect.model)
         except errors.HermeticError as error:  # it was taken from the configuration meanwhile
             self._loop.call_soon(self._refuse_start, effect.epoch, error)
             return
         self._supervisor.ensure_ready(
-            effect.epoch, model.spec, self._config.device_name, model.size_bytes, replaces
+            effect.epoch,
+            model.spec,
+            self._config.device_name,
+            model.size_bytes,
+            effect.replaces,
+            low_memory=effect.low_memory,
         )
+        faults.reach("switch.after_start")
 
     def _refuse_start(self, epoch: int, error: errors.HermeticError) -> None:
         self.handle(events.LoadFailed(epoch, error))
@@ -164,180 +318,82 @@ class Service:
     def _run(self, effect: events.Run) -> None:
         job = self._jobs.find(effect.job_id)
         worker = self._supervisor.identity(effect.epoch)
-        job.state, job.started_at, job.worker = "running", time.time(), worker
-        job.attempts += 1
-        if worker is not None:
-            running = messages.JobRunning(job_id=job.id, epoch=worker.epoch, pid=worker.pid)
-            self._followers.publish(job, running)
+        if worker is None:
+            raise AssertionError(f"epoch {effect.epoch} is to run a job and does not live")
+        self._ledger.begin(job, worker)
         if isinstance(job.task, Load):
             # A ready worker is all that it asked for.
             job.output = Output(timings=self._supervisor.timings(effect.epoch))
             done = events.Finished(effect.epoch, job.id, error=None, reusable=True)
             self._loop.call_soon(self.handle, done)
         else:
-            self._supervisor.run(effect.epoch, job.id, job.task)
-
-    def _settle(self, job: Job, error: errors.HermeticError | None) -> None:
-        job.error = error
-        state: JobState = "succeeded"
-        if error is not None:
-            state = "cancelled" if isinstance(error, errors.JobCancelled) else "failed"
-            logger.info("job %s %s: %s", job.id, state, error.message)
-        self._jobs.close(job, state, time.time())
-        self._followers.close(job)
+            self._supervisor.run(effect.epoch, job.id, job.task, job.preview_seconds)
 
     def _hear(self, report: Report) -> None:
         """News of a worker, for the apps that follow its job."""
         match report:
             case Completed():
                 job = self._jobs.find(report.job_id)
-                waited = (job.started_at or job.submitted_at) - job.submitted_at
-                report.output.timings["queued"] = waited
-                job.output, job.worker = report.output, report.worker
-                job.pixels = report.pixels
+                self._ledger.complete(job, report.output, report.worker, report.pixels)
             case wire.Step():
                 job = self._jobs.find(report.job_id)
-                job.step, job.steps, job.timestep = report.step, report.steps, report.timestep
-                self._followers.publish(job, step(job))
+                self._ledger.step(job, report.step, report.steps, report.timestep)
+            case Preview():
+                job = self._jobs.find(report.job_id)
+                shown = messages.JobPreview(job_id=job.id, step=report.step, image=report.image)
+                self._followers.publish(job, shown, report.pixels)
             case wire.Loading():
-                for job in self._waiting():
-                    if job.state == "loading":
-                        job.stage, job.fraction = report.stage, report.fraction
-                        self._followers.publish(job, loading(job))
+                job_id = self._cause_of_load.get(report.epoch)
+                cause = self._jobs.get(job_id) if job_id else None
+                if cause is not None and cause.state == "loading":
+                    self._ledger.load(cause, report.stage, report.fraction)
             case _:
                 assert_never(report)
 
+    def _write_measured(self, epoch: int) -> None:
+        """What the next daemon should know from its first job on; now and then is enough."""
+        worker = self._supervisor.identity(epoch)
+        if worker is None or time.monotonic() < self._measured_at.get(worker.model, 0.0):
+            return
+        self._measured_at[worker.model] = time.monotonic() + MEASURED_SECONDS
+        job_seconds, load_seconds, footprint = self._dispatcher.learnt(worker.model)
+        measured = Measured(
+            model=worker.model,
+            job_seconds=job_seconds,
+            load_seconds=load_seconds,
+            footprint_bytes=footprint,
+        )
+        self._store.measure(measured)
+
     def _tell_positions(self) -> None:
         self._telling_positions = None
-        ahead = int(self._dispatcher.running is not None)
-        self._followers.tell_positions(self._waiting(), ahead)
+        for queued in self._overview.waiting():
+            job = self._jobs.find(queued.job_id)
+            if job.state == "queued":
+                self._followers.publish(job, queued)
 
-    def _waiting(self) -> list[Job]:
-        return [self._jobs.find(job_id) for job_id in self._dispatcher.waiting]
+    # Ends of things.
 
-    def _forget_peer(self, identity: bytes) -> None:
-        self._apps.pop(identity, None)
-        self._followers.forget(identity)
+    def _forget(self, identity: bytes) -> None:
+        """A connection is gone, and with it the jobs that should not outlive it."""
+        for job_id in self._followers.forget(identity):
+            job = self._jobs.get(job_id)
+            if job is not None:
+                self._cancel_unless_followed(job)
 
-    # What apps ask.
+    def _cancel_unless_followed(self, job: Job) -> None:
+        if job.on_disconnect == "cancel" and not job.ended and not self._followers.has(job.id):
+            logger.info("job %s is cancelled: its app is gone", job.id)
+            self.handle(events.CancelAsked(job.id))
 
-    def _answer(self, peer: Peer, request: messages.FromApp) -> None:
-        try:
-            self._serve(peer, request)
-        except errors.HermeticError as error:
-            self._door.reject(peer.identity, request.seq, error)
+    def _trim(self) -> None:
+        self._ledger.trim()
+        self._loop.call_later(TRIM_SECONDS, self._trim)
 
-    def _serve(self, peer: Peer, request: messages.FromApp) -> None:
-        send, seq = self._door.send, request.seq
-        match request:
-            case messages.Hello():
-                self._remember_app(peer, request.app)
-                welcome = messages.Welcome(
-                    seq=seq, version=metadata.version("hermetic"), pid=os.getpid()
-                )
-                send(peer.identity, welcome)
-            case messages.Submit():
-                self._submit(peer, request)
-            case messages.Follow():
-                self._follow(peer, request)
-            case messages.Cancel():
-                self._cancel(peer, request)
-            case messages.ListJobs():
-                send(
-                    peer.identity,
-                    messages.Jobs(seq=seq, jobs=job_rows(self._jobs, self._dispatcher)),
-                )
-            case messages.ListModels():
-                rows = self._catalog.describe(request.model)
-                send(peer.identity, messages.Models(seq=seq, models=rows))
-            case messages.ListWorkers():
-                send(peer.identity, messages.Workers(seq=seq, workers=self._supervisor.rows()))
-            case messages.GetStatus():
-                found = status(seq, self._config, self._config_file, self._dispatcher, self._jobs)
-                template = self._template.status()
-                send(peer.identity, msgspec.structs.replace(found, template=template))
-            case messages.Unload():
-                self._unload(peer, request)
-            case messages.Stop():
-                self._stop(peer, request)
-            case _:
-                assert_never(request)
-
-    def _remember_app(self, peer: Peer, name: str) -> None:
-        """ZeroMQ tells of no disconnect, so the oldest connections are forgotten in their turn."""
-        self._apps[peer.identity] = App(name, peer.uid, peer.pid)
-        if len(self._apps) > MAX_APPS:
-            del self._apps[next(iter(self._apps))]
-
-    def _submit(self, peer: Peer, request: messages.Submit) -> None:
-        check_job_id(request.job_id)
-        known = self._jobs.get(request.job_id)
-        if known is not None:
-            self._accept(peer, request.seq, known)
-            return
-        task = self._admit(request)
-        app = self._apps.get(peer.identity) or App("", peer.uid, peer.pid)
-        job = Job(request.job_id, app, request.model, task, time.time())
-        self._jobs.add(job)
-        self._accept(peer, request.seq, job)
-        self.handle(events.Submitted(job.id, job.model))
-
-    def _admit(self, request: messages.Submit) -> Task:
-        if self._dispatcher.ending is not None:
-            raise errors.ShuttingDown(
-                "The daemon is ending and takes no new jobs. Submit again once it is back.",
-                retry_after=5.0,
-            )
-        waiting = len(self._dispatcher.waiting)
-        if waiting >= self._config.daemon.queue_limit:
-            raise errors.QueueFull(
-                f"{waiting} jobs wait already, as many as may. Submit again later.",
-                retry_after=5.0,
-            )
-        return complete(request.task, self._catalog.find(request.model))
-
-    def _follow(self, peer: Peer, request: messages.Follow) -> None:
-        self._accept(peer, request.seq, self._jobs.find(request.job_id))
-
-    def _accept(self, peer: Peer, seq: int, job: Job) -> None:
-        _permit(peer, job, "follow")
-        if job.output is not None and job.output.images and not job.pixels:
-            raise errors.ResultDropped(
-                f"Job {job.id} succeeded, but its pixels are no longer kept. Submit it again with "
-                "the same seeds under a new id."
-            )
-        self._door.send(peer.identity, messages.Accepted(seq=seq, job_id=job.id, state=job.state))
-        self._followers.add(job, peer.identity, position(job.id, self._dispatcher))
-
-    def _cancel(self, peer: Peer, request: messages.Cancel) -> None:
-        job = self._jobs.find(request.job_id)
-        _permit(peer, job, "cancel")
-        words = f"Job {job.id} had ended already: {job.state}." if job.ended else "Cancelling."
-        self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
-        self.handle(events.CancelAsked(job.id))
-
-    def _unload(self, peer: Peer, request: messages.Unload) -> None:
-        self._catalog.describe(request.model)
-        ticket = next(self._ticket_numbers)
-        self._tickets[ticket] = peer.identity, request.seq, request.model
-        self.handle(events.UnloadAsked(request.model, ticket))
-
-    def _answer_ticket(self, answer: events.Answer) -> None:
-        if answer.ticket is None:  # nobody has asked
-            return
-        identity, seq, model = self._tickets.pop(answer.ticket)
-        words = f"{model} is unloaded." if answer.found else f"{model} was not loaded."
-        self._door.send(identity, messages.Done(seq=seq, message=words))
-
-    def _stop(self, peer: Peer, request: messages.Stop) -> None:
-        if not peer.may_act_for(os.getuid()):
-            raise errors.NotPermitted(
-                f"Only root or the daemon's own user (uid {os.getuid()}) may end it; you are uid "
-                f"{peer.uid}."
-            )
-        words = "Draining: no new jobs." if request.mode == "drain" else "Ending."
-        self._door.send(peer.identity, messages.Done(seq=request.seq, message=words))
-        self.handle(events.EndAsked(request.mode))
+    def _note_birth(self, pid: int) -> None:
+        """So that the next daemon can end it, should this one have no time to."""
+        with suppress(psutil.NoSuchProcess):
+            self._store.born(pid, psutil.Process(pid).create_time(), self._dispatcher.epoch)
 
 
 def _wants_standbys(config: Config, memory: Memory) -> bool:
@@ -346,11 +402,3 @@ def _wants_standbys(config: Config, memory: Memory) -> bool:
         on_gpu = config.device_name != "cpu"
         return on_gpu and memory.total_bytes() >= STANDBY_DEVICE_BYTES
     return config.worker.standby == "on"
-
-
-def _permit(peer: Peer, job: Job, verb: str) -> None:
-    if not peer.may_act_for(job.app.uid):
-        raise errors.NotPermitted(
-            f"Job {job.id} belongs to uid {job.app.uid}; only that user or root may {verb} it, and "
-            f"you are uid {peer.uid}."
-        )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hermetic_wire.errors import LoadFailed
 
+from . import faults
 from .config import WorkerSection
 from .life import Life
 from .process import ChildProcess, ExitStatus
@@ -45,6 +46,7 @@ class Starter:
 
         A model without files needs no libraries, so there a new interpreter is as quick as a fork.
         """
+        faults.reach("start.before_spawn")
         if worker.model is not None and worker.model.path is None:
             self._exec(worker)
             return self._config.hello_seconds
@@ -65,6 +67,7 @@ class Starter:
 
     def _take(self, worker: Life, process: ChildProcess | None) -> None:
         worker.process = process
+        faults.reach("start.after_spawn")
         if worker.state == "ending":
             if process is None:
                 self._on_failure(worker)
@@ -94,6 +97,7 @@ class Starter:
             worker.state = "ending"
             self._on_failure(worker)
             return
+        faults.reach("start.after_spawn")
         logger.info("epoch %d: pid %d started", worker.epoch, worker.process.pid)
 
 

@@ -22,11 +22,12 @@ import zmq
 from hermetic_wire import PROTOCOL, errors
 from hermetic_wire import worker as wire
 from hermetic_wire.codec import Frame
-from hermetic_wire.generation import Output, Task, WorkerIdentity
+from hermetic_wire.generation import Image, Output, Task, WorkerIdentity
 from hermetic_wire.messages import WorkerRow
 
-from . import events
+from . import events, faults
 from .config import WorkerSection
+from .heartbeats import Heartbeats
 from .life import Life
 from .memory import Memory
 from .process import ExitStatus, Grace
@@ -35,7 +36,7 @@ from .router import Router
 from .starter import Starter
 from .template import Template
 
-__all__ = ["Completed", "Report", "Supervisor"]
+__all__ = ["Completed", "Preview", "Report", "Supervisor"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,17 @@ class Completed:
     pixels: list[Frame]
 
 
-Report: TypeAlias = wire.Loading | wire.Step | Completed
+@dataclass(frozen=True)
+class Preview:
+    """How a job's image looks by now."""
+
+    job_id: str
+    step: int
+    image: Image
+    pixels: list[Frame]
+
+
+Report: TypeAlias = wire.Loading | wire.Step | Preview | Completed
 
 
 class Supervisor:
@@ -75,6 +86,7 @@ class Supervisor:
         )
         self._emit = emit
         self._report = report
+        self._heartbeats = Heartbeats(config.step_seconds)
         self._workers: dict[int, Life] = {}
         self._proven: dict[str, str] = {}
         """By model, the fingerprint with which it has become ready in this daemon's life."""
@@ -107,12 +119,15 @@ class Supervisor:
         device: str,
         size_bytes: int = 0,
         replaces: int | None = None,
+        *,
+        low_memory: bool = False,
     ) -> None:
         """Lead the epoch's process to Ready: the standby of that epoch, or a new process.
 
         Ready, LoadFailed or Gone will tell. It loads beside workers that are ending only where the
         memory allows both, for files of `size_bytes`; else when theirs is proven to be free.
-        `replaces` is the epoch that goes for it, where this completes a switch.
+        `replaces` is the epoch that goes for it, where this completes a switch. `low_memory` has
+        the model held in the way that needs least.
         """
         leaving = {one.epoch for one in self._workers.values() if one.state == "ending"}
         if replaces in self._workers:
@@ -120,6 +135,7 @@ class Supervisor:
         standby = self._workers.get(epoch)
         worker = standby or self._new_life(epoch, device)
         worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
+        worker.low_memory = low_memory
         self._releases.hold_back(worker, leaving, size_bytes)
         if standby is None:
             self._start(worker)
@@ -150,15 +166,22 @@ class Supervisor:
             proven=self._proven.get(worker.model.name, ""),
             smoke=self._config.smoke,
             read_ahead=self._config.read_ahead,
+            low_memory=worker.low_memory,
         )
         self._tell(worker, assign)
+        faults.reach("assign.after_send")
         self._expect(worker, self._config.load_seconds, "come forward with its load")
 
-    def run(self, epoch: int, job_id: str, task: Task) -> None:
+    def run(
+        self, epoch: int, job_id: str, task: Task, preview_seconds: float | None = None
+    ) -> None:
         """Give the worker its next job; Finished or Gone will tell."""
         worker = self._workers[epoch]
         worker.state, worker.job_id = "running", job_id
-        self._tell(worker, wire.Run(job_id=job_id, task=task))
+        worker.task, worker.stepped_at = task, None
+        faults.reach("run.before_send")
+        self._tell(worker, wire.Run(job_id=job_id, task=task, preview_seconds=preview_seconds))
+        faults.reach("run.after_send")
         self._expect(worker, self._config.step_seconds, "finish the next step")
 
     def cancel(self, epoch: int, job_id: str) -> None:
@@ -256,6 +279,7 @@ class Supervisor:
             logger.warning("dropped a Hello that is not of epoch %d", worker.epoch)
             return
         worker.peer = peer
+        faults.reach("hello")
         now = time.monotonic()
         born = hello.born if worker.started <= hello.born <= now else now
         worker.timings[worker.start_method] = born - worker.started
@@ -283,8 +307,11 @@ class Supervisor:
                     worker.state = "standby"
             case wire.Loading():
                 self._expect(worker, self._config.load_seconds, "come forward with its load")
+                worker.look_at_memory()
+                faults.reach("loading")
                 self._report(message)
             case wire.Ready():
+                faults.reach("ready")
                 self._settle_in(worker, message)
             case wire.LoadFailed():
                 error = errors.from_body(message.error)
@@ -292,15 +319,28 @@ class Supervisor:
                 self._emit(events.LoadFailed(worker.epoch, error))
             case wire.Step():
                 if message.job_id == worker.job_id:
-                    if not worker.cancelling:
-                        self._expect(worker, self._config.step_seconds, "finish the next step")
-                    self._report(message)
+                    self._step(worker, message, raw)
             case wire.Done() | wire.Failed() | wire.Cancelled():
                 self._finish(worker, message, raw)
             case wire.Hello():
                 raise AssertionError("a Hello is welcomed, not heard")
             case _:
                 assert_never(message)
+
+    def _step(self, worker: Life, step: wire.Step, raw: list[Frame]) -> None:
+        faults.reach("step")
+        now = time.monotonic()
+        if worker.model is not None and worker.task is not None and not worker.cancelling:
+            name, task = worker.model.name, worker.task
+            if worker.stepped_at is not None:
+                self._heartbeats.learn(name, task, now - worker.stepped_at)
+            limit = self._heartbeats.limit(name, task, within=step.step < step.steps)
+            self._expect(worker, limit, "finish the next step")
+        worker.stepped_at = now
+        worker.look_at_memory()
+        self._report(step)
+        if step.preview is not None:
+            self._report(Preview(step.job_id, step.step, step.preview, raw))
 
     def _settle_in(self, worker: Life, ready: wire.Ready) -> None:
         worker.settle_down()
@@ -318,7 +358,9 @@ class Supervisor:
         if ready.stale_template:
             self._template.renew(f"the files of {worker.name} have changed")
         logger.info("epoch %d: %s is ready: %s", worker.epoch, worker.name, _told(worker.timings))
-        self._emit(events.Ready(worker.epoch))
+        worker.baseline = ready.memory.get("resident", 0)
+        footprint = ready.memory.get("device", worker.baseline)
+        self._emit(events.Ready(worker.epoch, footprint))
 
     def _finish(
         self, worker: Life, message: wire.Done | wire.Failed | wire.Cancelled, raw: list[Frame]
@@ -334,7 +376,9 @@ class Supervisor:
         error: errors.HermeticError | None = None
         match message:
             case wire.Done():
+                faults.reach("done.received")
                 output = message.output
+                reusable = not self._is_worn(worker, output)
                 if worker.jobs == 1:
                     output = _with_timings(output, worker.timings)
                 self._report(Completed(message.job_id, output, worker.identity(), raw))
@@ -349,6 +393,14 @@ class Supervisor:
                     "the middle of the job, by SIGTERM. Submit it again."
                 )
         self._emit(events.Finished(worker.epoch, message.job_id, error, reusable))
+
+    def _is_worn(self, worker: Life, output: Output) -> bool:
+        """Whether it has done, or has come to hold, as much as one worker may."""
+        grown = output.memory.get("resident", 0) - worker.baseline
+        limit, most = self._config.growth_bytes, self._config.jobs_per_worker
+        if limit and grown > limit:
+            logger.warning("epoch %d has grown by %d MiB", worker.epoch, grown >> 20)
+        return bool(limit and grown > limit) or bool(most and worker.jobs >= most)
 
     # Ends.
 
@@ -369,6 +421,7 @@ class Supervisor:
     def _bury(self, worker: Life, exit: ExitStatus) -> None:
         del self._workers[worker.epoch]
         worker.settle_down()
+        faults.reach("gone")
         logger.info("epoch %d is gone: %s (rung: %s)", worker.epoch, exit.words, exit.rung)
         reaped = time.monotonic()
         for heir in self._heirs(worker.epoch):

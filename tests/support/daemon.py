@@ -24,6 +24,7 @@ __all__ = ["RunningDaemon"]
 FAKES = Path(__file__).parent.parent / "fakes"
 START_SECONDS = 20.0
 END_SECONDS = 20.0
+REVIVE_SECONDS = 60.0
 
 
 class RunningDaemon:
@@ -50,6 +51,7 @@ class RunningDaemon:
             **{key: value for key, value in os.environ.items() if not key.startswith("HERMETIC")},
             "HERMETIC_STATE_DIR": str(self.directory / "state"),
             "HERMETIC_WORKER__START_METHOD": start_method,
+            "HERMETIC_DAEMON__DRAIN_SECONDS": "0",  # no test waits for the job it has left
             "OMP_NUM_THREADS": "1",  # tiny models on busy cores wait for threads, not for work
             **(environment or {}),
         }
@@ -63,13 +65,13 @@ class RunningDaemon:
             self._scratch.cleanup()
             raise
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "hermetic_daemon", "--log-level", "debug"),
                     *("--endpoint", str(self.endpoint), "--config", str(self._config)),
-                    *("--device", "cpu"),
+                    *("--device", "cpu", *options),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -121,10 +123,16 @@ class RunningDaemon:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        """A new daemon on the same endpoint, after the old one has ended."""
-        self.process = self._spawn()
+    def restart(self, *options: str) -> None:
+        """A new daemon on the same endpoint, after the old one has ended; no fault is injected."""
+        self._environment.pop("HERMETIC_FAULT", None)
+        self.process = self._spawn(*options)
         self.await_serving()
+
+    def revive(self) -> None:
+        """Wait until the daemon has ended, however, and start another."""
+        self.process.wait(REVIVE_SECONDS)
+        self.restart()
 
     def end(self) -> int:
         """SIGTERM; returns the exit status."""

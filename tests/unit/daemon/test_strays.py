@@ -6,6 +6,8 @@ processes of its own.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hermetic_daemon.strays import end_orphans
 from support.daemon import FAKES, RunningDaemon
 from support.processes import gone, until
 
@@ -158,3 +161,32 @@ def test_what_a_worker_has_left_behind_does_not_outlive_it(tmp_path: Path, how: 
         client.unload("echo")
         until(lambda: not psutil.pid_exists(left.pid), 20, "killed, and reaped by the daemon")
         assert client.status().state == "serving"
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True
+    )
+
+
+def test_an_orphan_of_an_earlier_daemon_is_ended_by_its_pid_and_start() -> None:
+    with sleeper() as orphan:
+        started = psutil.Process(orphan.pid).create_time()
+        ended = asyncio.run(end_orphans([(orphan.pid, started)]))
+        assert ended == [orphan.pid]
+        assert orphan.wait(0) == -signal.SIGKILL
+
+
+def test_whoever_has_an_orphans_number_by_now_is_left_alone() -> None:
+    with sleeper() as stranger:
+        started = psutil.Process(stranger.pid).create_time()
+        assert asyncio.run(end_orphans([(stranger.pid, started - 5.0)])) == []
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_an_orphan_that_is_gone_already_is_no_trouble() -> None:
+    with sleeper() as gone_already:
+        started = psutil.Process(gone_already.pid).create_time()
+        gone_already.kill()
+    assert asyncio.run(end_orphans([(gone_already.pid, started)])) == []

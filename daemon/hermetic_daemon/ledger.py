@@ -1,0 +1,207 @@
+"""What happens to a job is written down, and then told. In this order, always.
+
+Owns the jobs' rows and the only way to change them; the store does the writing, the followers are
+told. Which job runs is none of its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from hermetic_wire import errors, messages
+from hermetic_wire.codec import Frame
+from hermetic_wire.errors import HermeticError, to_body
+from hermetic_wire.generation import JobState, Output, WorkerIdentity
+
+from . import faults
+from .followers import Followers
+from .jobs import Job, Jobs
+from .records import End
+from .store import Store
+
+__all__ = ["Ledger"]
+
+logger = logging.getLogger(__name__)
+
+MAX_INTERRUPTIONS = 3
+"""Daemons that may end under a job before it is taken for the cause."""
+
+
+class Ledger:
+    """Every method returns at once; what has to be written first is told when it is written."""
+
+    def __init__(self, jobs: Jobs, store: Store, followers: Followers) -> None:
+        self.jobs = jobs
+        self._store = store
+        self._followers = followers
+        self._ending: set[str] = set()
+        """Jobs whose end is being written."""
+        self._idle: list[asyncio.Future[None]] = []
+
+    def adopt(self, job: Job) -> None:
+        """A job of the store. One under which too many daemons have ended is not begun again."""
+        self.jobs.add(job)
+        if job.ended:
+            return
+        if job.cancel_asked:
+            self.settle(job, errors.JobCancelled("The job was cancelled."))
+        elif job.interruptions >= MAX_INTERRUPTIONS:
+            self.settle(
+                job,
+                errors.JobInterrupted(
+                    f"The daemon ended {job.interruptions} times while job {job.id} was running, "
+                    "so it is not begun again. Submit it under a new id if it was not the cause."
+                ),
+            )
+
+    def accept(self, job: Job, then: Callable[[HermeticError | None], None]) -> None:
+        """A new job. `then` is told when it is written down, or why it cannot be."""
+
+        def written(error: HermeticError | None) -> None:
+            if error is None:
+                self.jobs.add(job)
+                self._followers.submitted(job)
+            then(error)
+
+        self._store.add(job.record(), written)
+
+    def load(self, job: Job, stage: str = "start", fraction: float = 0.0) -> None:
+        """The model is being made ready for it; nothing of that outlives a crash."""
+        job.state, job.stage, job.fraction = "loading", stage, fraction
+        progress = messages.JobLoading(job_id=job.id, stage=stage, fraction=fraction)
+        self._followers.publish(job, progress)
+
+    def begin(self, job: Job, worker: WorkerIdentity) -> None:
+        """A worker is given the job."""
+        job.state, job.started_at, job.worker = "running", time.time(), worker
+        job.attempts += 1
+        job.step = 0
+        self._store.begin(job.id, worker.epoch, worker.pid, job.started_at)
+        running = messages.JobRunning(job_id=job.id, epoch=worker.epoch, pid=worker.pid)
+        self._followers.publish(job, running)
+
+    def step(self, job: Job, step: int, steps: int, timestep: float | None) -> None:
+        """It has come so far."""
+        job.step, job.steps, job.timestep = step, steps, timestep
+        update = messages.JobStep(job_id=job.id, step=step, steps=steps, timestep=timestep)
+        self._followers.publish(job, update)
+
+    def requeue(self, job: Job, error: HermeticError, retry_after: float, *, death: bool) -> None:
+        """Its worker ended under it; it waits for another."""
+        job.state, job.step = "queued", 0
+        if death:
+            job.deaths.append(to_body(error))
+        logger.info("job %s is tried again: %s", job.id, error.message)
+        self._store.requeue(job.id, to_body(error), death=death)
+        job.worker = None
+        self._followers.publish(
+            job,
+            messages.JobRetrying(
+                job_id=job.id,
+                attempt=job.attempts,
+                error=to_body(error),
+                retry_after=retry_after,
+            ),
+        )
+
+    def park(self, job: Job) -> None:
+        """The daemon ends before the job; the store keeps it for the next one."""
+        if job.state == "running":
+            self._store.requeue(job.id, None, death=False)
+        job.state = "queued"
+
+    def complete(
+        self, job: Job, output: Output, worker: WorkerIdentity, pixels: list[Frame]
+    ) -> None:
+        """Its worker has delivered; `settle` follows."""
+        output.timings["queued"] = (job.started_at or job.submitted_at) - job.submitted_at
+        job.output, job.worker, job.pixels = output, worker, pixels
+
+    def ask_cancel(self, job: Job, then: Callable[[HermeticError | None], None]) -> None:
+        """That its end was asked for; from then on no restart of the daemon forgets it."""
+        job.cancel_asked = True
+        self._store.ask_cancel(job.id, then)
+
+    def settle(self, job: Job, error: HermeticError | None) -> None:
+        """The job's one end: written down, then told, also when it cannot be written down now."""
+        state = _final(error)
+        pixels, job.pixels = job.pixels or [], None
+        if error is not None:
+            job.output, pixels = None, []
+            logger.info("job %s %s: %s", job.id, state, error.message)
+        job.error, job.ended_at = error, time.time()
+        self._ending.add(job.id)
+
+        def written(failure: HermeticError | None) -> None:
+            if failure is not None:
+                logger.error("the end of job %s is not written yet: %s", job.id, failure.message)
+            self._ending.discard(job.id)
+            self.jobs.close(job, state)
+            faults.reach("result.before_send")
+            self._followers.close(job, pixels)
+            faults.reach("result.after_send")
+            self.trim()
+            self._tell_idle()
+
+        end = End(
+            state=state,
+            ended_at=job.ended_at,
+            error=to_body(error) if error else None,
+            output=job.output,
+            worker=job.worker,
+        )
+        self._store.finish(job.id, end, pixels, written)
+
+    def tell_end(self, job: Job, identity: bytes) -> None:
+        """How the job ended, to one who asks later; its pixels are read from the store."""
+        if not job.pixel_bytes:
+            self._followers.tell_end(job, identity, ())
+            return
+
+        def read(found: list[Frame] | HermeticError) -> None:
+            if isinstance(found, HermeticError):
+                self._followers.tell_failure(job, identity, to_body(found))
+            else:
+                self._followers.tell_end(job, identity, found)
+
+        self._store.read_pixels(job.id, read)
+
+    def trim(self) -> None:
+        """Forget what is past the bounds."""
+        excess = self.jobs.trim(time.time())
+        if excess.jobs:
+            self._store.forget(excess.jobs)
+        if excess.pixels:
+            self._store.drop_pixels(excess.pixels)
+
+    def is_ending(self, job: Job) -> bool:
+        """Whether its end is just being written."""
+        return job.id in self._ending
+
+    async def settled(self) -> None:
+        """Until no end waits to be written."""
+        if self._ending:
+            idle = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            await idle
+
+    def _tell_idle(self) -> None:
+        if not self._ending:
+            for future in self._idle:
+                future.set_result(None)
+            self._idle.clear()
+
+
+def _final(error: HermeticError | None) -> JobState:
+    match error:
+        case None:
+            return "succeeded"
+        case errors.JobCancelled():
+            return "cancelled"
+        case errors.JobInterrupted():
+            return "interrupted"
+        case _:
+            return "failed"

@@ -1,0 +1,291 @@
+"""What apps ask, one method per request: checks that they may, answers, and turns it into events.
+
+An error of any kind costs the one who asked an answer in words and changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import assert_never
+
+from hermetic_wire import errors, messages
+from hermetic_wire.generation import Task
+
+from . import events, faults
+from .admission import check_job_id, check_terms, complete
+from .apps import Apps
+from .catalog import Catalog
+from .config import DaemonSection
+from .dispatcher import Dispatcher
+from .door import Door, Peer
+from .followers import Followers
+from .jobs import Job
+from .ledger import Ledger
+from .overview import Overview
+
+__all__ = ["Requests"]
+
+RETRY_SECONDS = 5.0
+"""The hint in refusals that time heals, where nothing better is measured."""
+VERSION = metadata.version("hermetic")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request whose answer is not due yet."""
+
+    peer: Peer
+    seq: int
+
+
+class Requests:
+    """Answers apps. `happen` takes what follows from a request."""
+
+    def __init__(
+        self,
+        config: DaemonSection,
+        catalog: Callable[[], Catalog],
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        overview: Overview,
+        door: Door,
+        followers: Followers,
+        apps: Apps,
+        happen: Callable[[events.Event], None],
+    ) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._overview = overview
+        self._door = door
+        self._followers = followers
+        self._apps = apps
+        self._happen = happen
+        self._being_accepted: dict[str, list[_Asked]] = {}
+        """By job id: who waits until it is written down."""
+        self._tickets: dict[int, tuple[_Asked, str]] = {}
+        """Who waits for an unload, and of which model."""
+        self._ticket_numbers = itertools.count(1)
+
+    def answer(self, peer: Peer, request: messages.FromApp) -> None:
+        """Serve one request."""
+        try:
+            self._serve(peer, request)
+        except errors.HermeticError as error:
+            self._door.reject(peer.identity, request.seq, error)
+
+    def _serve(self, peer: Peer, request: messages.FromApp) -> None:
+        seq, identity, send = request.seq, peer.identity, self._door.send
+        match request:
+            case messages.Hello():
+                self._apps.greet(peer, request.app)
+                send(identity, messages.Welcome(seq=seq, version=VERSION, pid=os.getpid()))
+            case messages.Submit():
+                self._submit(peer, request)
+            case messages.Follow():
+                self._follow(peer, request)
+            case messages.Watch():
+                self._watch(peer, request)
+            case messages.Bye():
+                self._done(_Asked(peer, seq), "Goodbye.")
+                self._apps.lose(identity)
+            case messages.Cancel():
+                self._cancel(peer, request)
+            case messages.ListJobs():
+                send(identity, messages.Jobs(seq=seq, jobs=self._overview.jobs()))
+            case messages.ListModels():
+                rows = self._catalog().describe(request.model)
+                send(identity, messages.Models(seq=seq, models=rows))
+            case messages.ListWorkers():
+                send(identity, messages.Workers(seq=seq, workers=self._overview.workers()))
+            case messages.GetStatus():
+                send(identity, self._overview.status(seq))
+            case messages.Unload():
+                self._unload(peer, request)
+            case messages.Pause():
+                self._pause(peer, request, paused=True)
+            case messages.Resume():
+                self._pause(peer, request, paused=False)
+            case messages.Stop():
+                self._stop(peer, request)
+            case _:
+                assert_never(request)
+
+    # Jobs.
+
+    def _submit(self, peer: Peer, request: messages.Submit) -> None:
+        faults.reach("submit.decoded")
+        check_job_id(request.job_id)
+        self._apps.behind(peer)
+        asked = _Asked(peer, request.seq)
+        known = self._ledger.jobs.get(request.job_id)
+        if known is not None:
+            self._take_hold(asked, known)
+            return
+        if request.job_id in self._being_accepted:
+            self._being_accepted[request.job_id].append(asked)
+            return
+        job = self._admitted(peer, request)
+        self._being_accepted[job.id] = [asked]
+        faults.reach("submit.admitted")
+        self._ledger.accept(job, lambda error: self._written(job, error))
+
+    def _admitted(self, peer: Peer, request: messages.Submit) -> Job:
+        """The job, if it can be right and there is room for it."""
+        self._require_serving()
+        check_terms(request)
+        app = self._apps.behind(peer)
+        self._require_room(app.share)
+        now = time.time()
+        return Job(
+            id=request.job_id,
+            app=app,
+            model=request.model,
+            task=self._complete(request.task, request.model),
+            submitted_at=now,
+            priority=request.priority,
+            expires_at=None if request.expires_in is None else now + request.expires_in,
+            on_disconnect=request.on_disconnect,
+            keep_alive=request.keep_alive,
+            preview_seconds=request.preview_seconds,
+        )
+
+    def _complete(self, task: Task, model: str) -> Task:
+        return complete(task, self._catalog().find(model))
+
+    def _require_serving(self) -> None:
+        if self._dispatcher.ending is not None:
+            raise errors.ShuttingDown(
+                "The daemon is ending and takes no new jobs. Submit again once it is back.",
+                retry_after=RETRY_SECONDS,
+            )
+
+    def _require_room(self, share: str) -> None:
+        """Those that are being written down count as waiting."""
+        waiting = self._dispatcher.waiting_count + len(self._being_accepted)
+        if waiting >= self._config.queue_limit:
+            raise errors.QueueFull(
+                f"{waiting} jobs wait already, as many as may (queue_limit). Submit again later.",
+                retry_after=RETRY_SECONDS,
+            )
+        own = self._dispatcher.count_of(share)
+        if own >= self._config.app_queue_limit:
+            raise errors.QueueFull(
+                f"{own} jobs of this app wait already, as many as one app may have "
+                "(app_queue_limit). Submit again when some have ended.",
+                retry_after=RETRY_SECONDS,
+            )
+
+    def _written(self, job: Job, error: errors.HermeticError | None) -> None:
+        """The job is the daemon's own, or could not be written down."""
+        waiting = self._being_accepted.pop(job.id)
+        if error is not None:
+            for asked in waiting:
+                self._door.reject(asked.peer.identity, asked.seq, error)
+            return
+        faults.reach("accepted.before_send")
+        for asked in waiting:
+            try:
+                self._take_hold(asked, job)
+            except errors.HermeticError as refusal:  # another user, who came upon the same id
+                self._door.reject(asked.peer.identity, asked.seq, refusal)
+        faults.reach("accepted.after_send")
+        self._happen(job.arrival())
+        if job.on_disconnect == "cancel" and not self._followers.has(job.id):
+            self._happen(events.CancelAsked(job.id))
+
+    def _follow(self, peer: Peer, request: messages.Follow) -> None:
+        self._apps.behind(peer)
+        job = self._ledger.jobs.find(request.job_id)
+        self._take_hold(_Asked(peer, request.seq), job)
+        wanted = request.preview_seconds
+        if wanted is not None:
+            job.preview_seconds = min(wanted, job.preview_seconds or wanted)
+        if not job.ended:
+            self._followers.tell_state(job, peer.identity, self._overview.queued(job))
+
+    def _take_hold(self, asked: _Asked, job: Job) -> None:
+        """Answer Accepted; from now on the asker hears of the job, or hears its end again."""
+        identity = asked.peer.identity
+        _permit(asked.peer, job, "follow")
+        if job.dropped:
+            raise errors.ResultDropped(
+                f"Job {job.id} succeeded, but its pixels are no longer kept. Submit it again with "
+                "the same seeds under a new id."
+            )
+        self._door.send(identity, messages.Accepted(seq=asked.seq, job_id=job.id, state=job.state))
+        if job.ended:
+            self._ledger.tell_end(job, identity)
+        elif self._apps.has(identity):  # else it has gone while the job was written down
+            self._followers.add(job, identity)
+
+    def _watch(self, peer: Peer, request: messages.Watch) -> None:
+        watcher = self._followers.watch(peer, request.app)
+        self._done(_Asked(peer, request.seq), "Watching.")
+        for job in self._ledger.jobs.open():
+            if watcher.sees(job):
+                told = messages.JobSubmitted(job_id=job.id, job=self._overview.job(job))
+                self._door.send(peer.identity, told)
+
+    def _cancel(self, peer: Peer, request: messages.Cancel) -> None:
+        job = self._ledger.jobs.find(request.job_id)
+        _permit(peer, job, "cancel")
+        asked = _Asked(peer, request.seq)
+        if job.ended:
+            self._done(asked, f"Job {job.id} had ended already: {job.state}.")
+            return
+        # Written down or not, it is carried out.
+        self._ledger.ask_cancel(job, lambda error: self._done(asked, "Cancelling."))
+        self._happen(events.CancelAsked(job.id))
+
+    # The device.
+
+    def _unload(self, peer: Peer, request: messages.Unload) -> None:
+        self._catalog().describe(request.model)
+        ticket = next(self._ticket_numbers)
+        self._tickets[ticket] = _Asked(peer, request.seq), request.model
+        self._happen(events.UnloadAsked(request.model, ticket))
+
+    def answer_ticket(self, answer: events.Answer) -> None:
+        """What an unload has come to."""
+        if answer.ticket is None:  # nobody has asked
+            return
+        asked, model = self._tickets.pop(answer.ticket)
+        self._done(asked, f"{model} is unloaded." if answer.found else f"{model} was not loaded.")
+
+    def _pause(self, peer: Peer, request: messages.FromApp, *, paused: bool) -> None:
+        _permit_administration(peer, "pause or resume it")
+        self._happen(events.PauseAsked(paused))
+        words = "Paused: jobs are accepted and none is begun." if paused else "Jobs are begun."
+        self._done(_Asked(peer, request.seq), words)
+
+    def _stop(self, peer: Peer, request: messages.Stop) -> None:
+        _permit_administration(peer, "end it")
+        words = "Draining: no new jobs." if request.mode == "drain" else "Ending."
+        self._done(_Asked(peer, request.seq), words)
+        self._happen(events.EndAsked(request.mode, self._config.drain_seconds))
+
+    def _done(self, asked: _Asked, words: str) -> None:
+        self._door.send(asked.peer.identity, messages.Done(seq=asked.seq, message=words))
+
+
+def _permit(peer: Peer, job: Job, verb: str) -> None:
+    if not peer.may_act_for(job.app.uid):
+        raise errors.NotPermitted(
+            f"Job {job.id} belongs to uid {job.app.uid}; only that user or root may {verb} it, and "
+            f"you are uid {peer.uid}."
+        )
+
+
+def _permit_administration(peer: Peer, verb: str) -> None:
+    if not peer.may_act_for(os.getuid()):
+        raise errors.NotPermitted(
+            f"Only root or the daemon's own user (uid {os.getuid()}) may {verb}; you are uid "
+            f"{peer.uid}."
+        )
