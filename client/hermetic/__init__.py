@@ -47,16 +47,19 @@ from hermetic_wire.errors import (
 )
 from hermetic_wire.generation import WorkerIdentity
 from hermetic_wire.messages import (
+    JobEnded,
     JobFailed,
     JobLoading,
     JobQueued,
+    JobRetrying,
     JobRow,
     JobRunning,
     JobStep,
+    JobSubmitted,
     JobSucceeded,
-    JobUpdate,
     ModelRow,
     Status,
+    WatchUpdate,
     WorkerRow,
 )
 
@@ -64,6 +67,7 @@ from ._async import AsyncClient
 from ._async_job import AsyncJob
 from ._result import Result
 from ._sync import Client, Job
+from ._updates import JobUpdate, Preview
 from ._version import __version__
 from .remote_pipeline import RemotePipeline
 
@@ -81,13 +85,18 @@ __all__ = [
     "InvalidParameter",
     "Job",
     "JobCancelled",
+    "JobEnded",
     "JobError",
+    "JobExpired",
     "JobFailed",
+    "JobInterrupted",
     "JobLoading",
     "JobQueued",
+    "JobRetrying",
     "JobRow",
     "JobRunning",
     "JobStep",
+    "JobSubmitted",
     "JobSucceeded",
     "JobUpdate",
     "LoadFailed",
@@ -98,7 +107,9 @@ __all__ = [
     "ModelRow",
     "NotPermitted",
     "OutOfMemory",
+    "Preview",
     "ProtocolMismatch",
+    "Quarantined",
     "QueueFull",
     "RemotePipeline",
     "RequestError",
@@ -107,8 +118,11 @@ __all__ = [
     "ResultTimeout",
     "ShuttingDown",
     "Status",
+    "StoreBroken",
+    "StoreUnavailable",
     "UnknownJob",
     "UnknownModel",
+    "WatchUpdate",
     "WorkerDied",
     "WorkerIdentity",
     "WorkerRow",

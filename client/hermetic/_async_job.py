@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 
 from hermetic_wire.errors import ResultTimeout, from_body
 from hermetic_wire.generation import JobState
-from hermetic_wire.messages import JobFailed, JobSucceeded, JobUpdate
+from hermetic_wire.messages import JobFailed, JobSucceeded
 
 from ._connection import Connection
 from ._mailbox import Mailbox
 from ._result import Result
+from ._updates import JobUpdate
 
 __all__ = ["AsyncJob"]
 
@@ -41,9 +42,9 @@ class AsyncJob:
     async def __aiter__(self) -> AsyncIterator[JobUpdate]:
         """Its updates, the last one JobSucceeded or JobFailed; a failed job raises nothing here.
 
-        Of waiting updates of one kind only the newest is kept, so a slow loop skips steps. Two
-        loops at once share the updates. Raises DaemonUnreachable or UnknownJob for a job that is
-        lost.
+        Where previews were asked for they come between the others, as Preview objects. Of waiting
+        updates of one kind only the newest is kept, so a slow loop skips steps. Two loops at once
+        share the updates. Raises DaemonUnreachable or UnknownJob for a job that is lost.
         """
         async for update in self._updates(None):
             yield update
@@ -52,11 +53,11 @@ class AsyncJob:
         self,
         timeout: float | None = None,  # noqa: ASYNC109 - the job goes on after it
     ) -> Result:
-        """Waits for the end. Raises the error by which the job ended, or ResultTimeout after
-        `timeout` seconds; then the job goes on and may be asked again."""
+        """Waits for the end, over restarts of the daemon too. Raises the error by which the job
+        ended, or ResultTimeout after `timeout` seconds; then it goes on and may be asked again."""
         async with self._patience(timeout):
             while not self._box.over:
-                await self._connection.news(self._box)
+                await self._connection.news(self.id)
         self._box.check()
         match self._box.end:
             case JobSucceeded() as end:
@@ -98,7 +99,7 @@ class AsyncJob:
         """The next update, and the last one for ever. Raises ResultTimeout."""
         async with self._patience(timeout):
             while (update := self._box.take()) is None:
-                await self._connection.news(self._box)
+                await self._connection.news(self.id)
         return update
 
     @asynccontextmanager

@@ -18,7 +18,6 @@ from hermetic_wire.messages import FromApp, Reply, from_app
 
 from ._core import Answered, Core, Event, Expected, Moved, expect
 from ._link import Link, probe
-from ._mailbox import Mailbox
 
 __all__ = ["Connection"]
 
@@ -62,16 +61,18 @@ class Connection:
         if self._link is not None:
             await self._link.send(from_app.encode(request))
 
-    async def news(self, box: Mailbox) -> None:
-        """Returns when the job's mailbox may have something new."""
-        await self._news[box.job_id].wait()
+    async def news(self, job_id: str) -> None:
+        """Returns when the job's mailbox, or for ALL_JOBS the watch, may have something new."""
+        await self._news[job_id].wait()
 
     async def close(self) -> None:
-        """Ends the connection; whoever still waits gets DaemonUnreachable."""
+        """Says goodbye and ends the connection; whoever still waits gets DaemonUnreachable."""
         self._closed = True
         if self._life is not None:
             self._life.cancel()
             await asyncio.wait([self._life])
+        if self._link is not None:
+            await self._link.send(self._core.bye())
         self._drop_link(polite=True)
         self._abandon(_closed())
         if self._context is not None:
@@ -172,8 +173,8 @@ class Connection:
         except TimeoutError as error:
             raise DaemonUnreachable(
                 f"The daemon at {self._path} went away and did not come back within "
-                f"{self._reconnect_timeout:g} s. What it had accepted may go on when it is back; "
-                "ask by the job's id."
+                f"{self._reconnect_timeout:g} s. What it had accepted is kept and goes on when "
+                "it is back; ask by the job's id."
             ) from error
 
     async def _serve(self, link: Link) -> None:

@@ -1,7 +1,7 @@
 """The client's logic without its input and output: messages in, messages and events out.
 
-Pairs replies with requests, keeps a mailbox per job and knows what must be said again after a
-reconnect. Opens no socket, knows no clock, no thread and no event loop.
+Pairs replies with requests, keeps a mailbox per job (or a watch over all of them) and knows what
+must be said again after a reconnect. Opens no socket, knows no clock, no thread and no event loop.
 """
 
 from __future__ import annotations
@@ -24,25 +24,35 @@ from hermetic_wire.errors import (
 from hermetic_wire.messages import (
     JOB_UPDATES,
     Accepted,
+    Bye,
     Done,
     Follow,
     FromApp,
     Hello,
+    JobEnded,
+    Jobs,
+    JobSubmitted,
     JobUpdate,
+    ListJobs,
     Rejected,
     Reply,
     Stop,
     Submit,
+    Watch,
     Welcome,
     from_app,
     from_daemon,
 )
 
 from ._mailbox import Mailbox
+from ._watching import WATCH_UPDATES, Watching
 
-__all__ = ["Answered", "Core", "Event", "Moved", "expect"]
+__all__ = ["ALL_JOBS", "Answered", "Core", "Event", "Moved", "expect"]
 
+ALL_JOBS = "*"
+"""Where a job's id stands elsewhere; no job can have it."""
 _UPDATE_TYPES = {kind.__struct_config__.tag for kind in get_args(JobUpdate)}
+_WATCH_TYPES = {kind.__struct_config__.tag for kind in WATCH_UPDATES}
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -53,7 +63,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """A job's mailbox has news."""
+    """A job's mailbox has news, or for ALL_JOBS the watch has."""
 
     job_id: str
 
@@ -72,11 +82,14 @@ class Core:
         self._asked: dict[int, FromApp] = {}
         self._jobs: dict[str, Mailbox] = {}
         self._refollowed: dict[int, str] = {}
+        self._watching: Watching | None = None
+        self._rewatched: set[int] = set()
 
     @property
     def busy(self) -> bool:
-        """Whether a reply or a job's end is still awaited."""
-        return bool(self._asked) or any(box.accepted for box in self._jobs.values())
+        """Whether a reply or a job's end is still awaited, or jobs are watched."""
+        waited_for = any(box.accepted for box in self._jobs.values())
+        return bool(self._asked) or waited_for or self._watching is not None
 
     def number(self) -> int:
         """The `seq` for the next request."""
@@ -85,6 +98,10 @@ class Core:
     def hello(self) -> list[Frame]:
         """The first message of every connection."""
         return from_app.encode(Hello(seq=self.number(), app=self._app, version=self._version))
+
+    def bye(self) -> list[Frame]:
+        """The last message of a connection that nobody needs any more."""
+        return from_app.encode(Bye(seq=self.number()))
 
     def greeted(self, frames: Sequence[Frame]) -> bool:
         """Whether this is the daemon's Welcome. Raises the error of a refusal."""
@@ -103,9 +120,11 @@ class Core:
         """Nobody waits for this reply any more."""
         self._asked.pop(seq, None)
 
-    def open_job(self, job_id: str) -> Mailbox:
+    def open_job(self, job_id: str, preview_seconds: float | None = None) -> Mailbox:
         """The job's mailbox, new or the one that is open already."""
-        return self._jobs.setdefault(job_id, Mailbox(job_id))
+        box = self._jobs.setdefault(job_id, Mailbox(job_id))
+        box.ask_previews(preview_seconds)
+        return box
 
     def close_unaccepted(self, job_id: str) -> None:
         """The daemon did not take the job, or nobody learnt whether it did."""
@@ -113,12 +132,22 @@ class Core:
         if box is not None and not box.accepted:
             del self._jobs[job_id]
 
+    def open_watch(self, app: str | None) -> Watching:
+        """The one watch of this conversation; what follows jobs needs one of its own."""
+        self._watching = Watching(app)
+        return self._watching
+
     def receive(self, frames: Sequence[Frame]) -> list[Event]:
         """What a message of the daemon changes. Bytes that are none cost whom they were for."""
         try:
             message, raw = from_daemon.decode(frames)
         except HermeticError as error:
             return self._not_understood(frames, to_body(error))
+        if self._watching is not None and isinstance(message, WATCH_UPDATES):
+            self._watching.put(message)
+            return [Moved(ALL_JOBS)]
+        if isinstance(message, (JobSubmitted, JobEnded)):
+            return []  # of a watch that nobody has here
         if isinstance(message, JOB_UPDATES):
             return self._update(message, raw)
         if isinstance(message, Rejected) and message.seq is None:
@@ -139,9 +168,10 @@ class Core:
     def resume(self) -> list[list[Frame]]:
         """What to send, in order, once a new connection was greeted.
 
-        Every request without a reply again, then Follow for every job that was accepted.
+        Every request without a reply again, then Follow for every job that was accepted, and Watch.
         """
         self._refollowed.clear()
+        self._rewatched.clear()
         messages = [from_app.encode(request) for request in self._asked.values()]
         asked_for = {
             request.job_id
@@ -152,13 +182,26 @@ class Core:
             if box.accepted and job_id not in asked_for:
                 seq = self.number()
                 self._refollowed[seq] = job_id
-                messages.append(from_app.encode(Follow(seq=seq, job_id=job_id)))
-        return messages
+                follow = Follow(seq=seq, job_id=job_id, preview_seconds=box.preview_seconds)
+                messages.append(from_app.encode(follow))
+        return messages + self._watch_again()
+
+    def _watch_again(self) -> list[list[Frame]]:
+        """A Watch that has begun, and the question of what has ended since it was cut off."""
+        if self._watching is None or not self._watching.begun:
+            return []
+        watch, jobs = self.number(), self.number()
+        self._rewatched = {watch, jobs}
+        return [
+            from_app.encode(Watch(seq=watch, app=self._watching.app)),
+            from_app.encode(ListJobs(seq=jobs)),
+        ]
 
     def abandon(self, error: ErrorBody) -> list[Event]:
         """The daemon will not be waited for: everything that waits is answered by `error`."""
         self._refollowed.clear()
-        return self._reject_all(error) + [self._lose(job_id, error) for job_id in list(self._jobs)]
+        lost = [self._lose(job_id, error) for job_id in list(self._jobs)]
+        return self._reject_all(error) + lost + self._lose_watch(error)
 
     def _reject_all(self, error: ErrorBody) -> list[Event]:
         return [self._answer(seq, Rejected(seq=seq, error=error)) for seq in list(self._asked)]
@@ -173,16 +216,47 @@ class Core:
             box.accept(reply.state)
             events.append(Moved(reply.job_id))
         if reply.seq in self._asked:
+            self._note_begin(reply)
             events.append(self._answer(reply.seq, reply))
+        elif reply.seq in self._rewatched:
+            events += self._rewatch(reply)
         elif (job_id := self._refollowed.pop(reply.seq or 0, None)) and isinstance(reply, Rejected):
             events.append(self._lose(job_id, _after_restart(job_id, reply.error)))
         return events
+
+    def _note_begin(self, reply: Reply) -> None:
+        """The daemon's Done to a Watch."""
+        if self._watching is not None and isinstance(self._asked[reply.seq or 0], Watch):
+            self._watching.begun = isinstance(reply, Done)
+
+    def _rewatch(self, reply: Reply) -> list[Event]:
+        """A daemon that came back tells again; what ended meanwhile stands in its list."""
+        if self._watching is None:
+            return []
+        match reply:
+            case Jobs(jobs=rows):
+                self._watching.catch_up(rows)
+                return [Moved(ALL_JOBS)]
+            case Rejected(error=error):
+                return self._lose_watch(error)
+            case _:
+                return []
+
+    def _lose_watch(self, error: ErrorBody) -> list[Event]:
+        if self._watching is None:
+            return []
+        self._watching.lose(error)
+        self._watching = None
+        return [Moved(ALL_JOBS)]
 
     def _update(self, update: JobUpdate, raw: Sequence[Frame]) -> list[Event]:
         box = self._jobs.get(update.job_id)
         if box is None:
             return []
-        box.put(update, raw)
+        try:
+            box.put(update, raw)
+        except HermeticError as error:
+            return [self._lose(box.job_id, to_body(error))]
         if box.over:
             del self._jobs[box.job_id]
         return [Moved(box.job_id)]
@@ -200,7 +274,7 @@ class Core:
             return [self._answer(seq, Rejected(seq=seq, error=error))]
         if isinstance(job_id, str) and job_id in self._jobs and fields["type"] in _UPDATE_TYPES:
             return [self._lose(job_id, error)]
-        return []
+        return self._lose_watch(error) if fields.get("type") in _WATCH_TYPES else []
 
 
 def _plain_fields(frames: Sequence[Frame]) -> dict[str, Any]:

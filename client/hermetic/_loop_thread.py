@@ -63,6 +63,22 @@ class LoopThread:
             future.cancel()
             raise
 
+    def start(
+        self,
+        function: Callable[_Arguments, Awaitable[object]],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> None:
+        """Runs the coroutine function without waiting for it; after `close()` and in a fork not
+        at all. May be called in any thread, also in the loop's own."""
+        if self._pid != os.getpid() or not self._end.alive:
+            return
+
+        async def call() -> None:
+            await function(*args, **kwargs)
+
+        asyncio.run_coroutine_threadsafe(call(), self._loop)
+
     def close(self) -> None:
         """Says farewell and ends the thread; again is no error, in a fork it does nothing."""
         self._end()

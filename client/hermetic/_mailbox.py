@@ -11,21 +11,29 @@ from hermetic_wire.generation import JobState
 from hermetic_wire.messages import (
     JobFailed,
     JobLoading,
+    JobPreview,
     JobQueued,
+    JobRetrying,
     JobRunning,
     JobStep,
     JobSucceeded,
-    JobUpdate,
 )
+from hermetic_wire.messages import JobUpdate as Message
+
+from ._updates import JobUpdate, Preview
 
 __all__ = ["Mailbox"]
+
+_FLEETING = (JobStep, Preview)
+"""These come by turns, many of them."""
 
 
 class Mailbox:
     """Keeps a job's updates until its app takes them.
 
     An update of the same kind replaces the one that waits before it, so that a slow app finds the
-    newest step and never a backlog. The end is kept apart: every reader gets it, however often.
+    newest step and the newest preview and never a backlog. The end is kept apart: every reader gets
+    it, however often.
     """
 
     def __init__(self, job_id: str) -> None:
@@ -36,6 +44,8 @@ class Mailbox:
         self.end: JobSucceeded | JobFailed | None = None
         self.raw: tuple[Frame, ...] = ()
         """The raw frames of the end."""
+        self.preview_seconds: float | None = None
+        """The shortest time between previews that anybody here has asked for."""
         self._lost: ErrorBody | None = None
         self._waiting: deque[JobUpdate] = deque()
 
@@ -50,8 +60,16 @@ class Mailbox:
         if not self.over:
             self.state = state
 
-    def put(self, update: JobUpdate, raw: Sequence[Frame] = ()) -> None:
-        """News from the daemon; what comes after the end is dropped."""
+    def ask_previews(self, pace: float | None) -> None:
+        """Somebody here wants one in so many seconds; None asks for nothing."""
+        if pace is not None:
+            self.preview_seconds = min(pace, self.preview_seconds or pace)
+
+    def put(self, update: Message, raw: Sequence[Frame] = ()) -> None:
+        """News from the daemon; what comes after the end is dropped.
+
+        Raises MalformedMessage for a preview whose pixels do not fit.
+        """
         if self.over:
             return
         match update:
@@ -59,12 +77,14 @@ class Mailbox:
                 self.end, self.raw, self.state = update, tuple(raw), "succeeded"
             case JobFailed(state=state):
                 self.end, self.state = update, state
-            case JobQueued():
+            case JobQueued() | JobRetrying():
                 self._keep(update, "queued")
             case JobLoading():
                 self._keep(update, "loading")
             case JobRunning() | JobStep():
                 self._keep(update, "running")
+            case JobPreview():
+                self._keep(Preview(update, raw), "running")
 
     def lose(self, error: ErrorBody) -> None:
         """The job's end will not be known here, because of `error`."""
@@ -88,6 +108,15 @@ class Mailbox:
 
     def _keep(self, update: JobUpdate, state: JobState) -> None:
         self.state = state
-        if self._waiting and type(self._waiting[-1]) is type(update):
-            self._waiting.pop()
+        self._drop_older(update)
         self._waiting.append(update)
+
+    def _drop_older(self, update: JobUpdate) -> None:
+        """The one of the same kind that waits, if only what is fleeting came in between."""
+        for index in range(len(self._waiting) - 1, -1, -1):
+            waiting = self._waiting[index]
+            if type(waiting) is type(update):
+                del self._waiting[index]
+                return
+            if not (isinstance(waiting, _FLEETING) and isinstance(update, _FLEETING)):
+                return

@@ -1,7 +1,4 @@
-"""What a job yields: pixels as they came off the wire, and everything that made them.
-
-Copies nothing until an image is asked for; imports Pillow only then.
-"""
+"""What a job yields: pixels as they came off the wire, and everything that made them."""
 
 from __future__ import annotations
 
@@ -10,9 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hermetic_wire.codec import Frame
-from hermetic_wire.errors import HermeticError, MalformedMessage
 from hermetic_wire.generation import Task, WorkerIdentity
 from hermetic_wire.messages import JobSucceeded
+
+from ._pixels import checked_pixels, to_image
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -32,7 +30,7 @@ class Result:
         """As it ran: with everything filled in that the app left open."""
         self.sizes: list[tuple[int, int]] = [(i.width, i.height) for i in end.output.images]
         """Width and height in pixels of each image."""
-        self.pixels: list[memoryview] = [memoryview(frame).toreadonly() for frame in raw]
+        self.pixels: list[memoryview] = checked_pixels("result", end.output.images, raw)
         """`height * width * 3` bytes of each image: RGB, rows from the top."""
         self.seeds: list[int] = list(end.output.seeds)
         """One per image, or the one of the whole batch."""
@@ -42,32 +40,12 @@ class Result:
         """Bytes: `resident`, `peak`, on a GPU also `device` and `device_peak`."""
         self.worker: WorkerIdentity = end.worker
         """The process that made it."""
-        _check_pixels(self.sizes, self.pixels)
 
     @cached_property
     def images(self) -> list[PIL.Image.Image]:
         """The images, RGB. Raises HermeticError when Pillow is not installed."""
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise HermeticError(
-                "Images need Pillow, which is not installed: pip install 'hermetic[images]'. "
-                "Result.pixels has the same without it."
-            ) from error
-        return [
-            Image.frombytes("RGB", size, pixels)
-            for size, pixels in zip(self.sizes, self.pixels, strict=True)
-        ]
+        return [to_image(*one) for one in zip(self.sizes, self.pixels, strict=True)]
 
     def __repr__(self) -> str:
         """What it is, not its pixels."""
         return f"<Result of job {self.job_id}: {len(self.sizes)} images by {self.worker.model}>"
-
-
-def _check_pixels(sizes: list[tuple[int, int]], pixels: list[memoryview]) -> None:
-    wanted = [width * height * 3 for width, height in sizes]
-    found = [frame.nbytes for frame in pixels]
-    if wanted != found:
-        raise MalformedMessage(
-            f"The result's images need raw frames of {wanted} bytes; frames of {found} came."
-        )

@@ -14,22 +14,25 @@ from types import TracebackType
 from typing import Literal
 
 from hermetic_wire.errors import HermeticError
-from hermetic_wire.generation import JobState, Parameter, Task
+from hermetic_wire.generation import JobState, Parameter, Priority, Task
 from hermetic_wire.messages import (
     JobFailed,
     JobRow,
     JobSucceeded,
-    JobUpdate,
     ModelRow,
+    OnDisconnect,
     Status,
+    WatchUpdate,
     WorkerRow,
 )
 
 from ._async import AsyncClient
 from ._async_job import AsyncJob
+from ._duration import Duration
 from ._loop_thread import LoopThread
 from ._result import Result
 from ._task import Seed, checked_job_id
+from ._updates import JobUpdate
 
 __all__ = ["Client", "Job"]
 
@@ -50,7 +53,7 @@ class Client:
         *,
         app: str | None = None,
         connect_timeout: float = 5.0,
-        reconnect_timeout: float = 30.0,
+        reconnect_timeout: float = 60.0,
     ) -> None:
         self._async = AsyncClient(
             endpoint,
@@ -79,7 +82,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection. Accepted jobs go on; whoever waits here gets DaemonUnreachable."""
+        """Ends the connection; whoever waits here gets DaemonUnreachable.
+
+        Accepted jobs go on, but for those with `on_disconnect="cancel"` that nobody else follows.
+        """
         self._loop.close()
 
     def generate(
@@ -95,6 +101,11 @@ class Client:
         seed: Seed = None,
         n: int = 1,
         job_id: str | None = None,
+        priority: Priority = "normal",
+        expires_in: Duration | None = None,
+        on_disconnect: OnDisconnect = "keep",
+        keep_alive: Duration | None = None,
+        preview_seconds: Duration | None = None,
         timeout: float | None = None,
         on_update: Callable[[JobUpdate], None] | None = None,
         **extra: Parameter,
@@ -118,6 +129,11 @@ class Client:
                 seed=seed,
                 n=n,
                 job_id=job_id,
+                priority=priority,
+                expires_in=expires_in,
+                on_disconnect=on_disconnect,
+                keep_alive=keep_alive,
+                preview_seconds=preview_seconds,
                 **extra,
             )
             return job._watch(timeout, on_update)
@@ -140,13 +156,26 @@ class Client:
         seed: Seed = None,
         n: int = 1,
         job_id: str | None = None,
+        priority: Priority = "normal",
+        expires_in: Duration | None = None,
+        on_disconnect: OnDisconnect = "keep",
+        keep_alive: Duration | None = None,
+        preview_seconds: Duration | None = None,
         **extra: Parameter,
     ) -> Job:
         """A new job, accepted by the daemon: `n` images of each prompt, sizes in pixels.
 
         Whatever is None is the model's default. `seed` is the first image's, further images have
         the following numbers; a list has one per image. The same `job_id` again is the same job.
-        `extra` are further parameters of the model's pipeline. Raises InvalidParameter.
+        `extra` are further parameters of the model's pipeline.
+
+        Lengths of time are seconds or a text such as "5m". A job that has not begun after
+        `expires_in` fails with JobExpired. `on_disconnect="cancel"` ends it with this client or its
+        process. The idle model stays loaded for `keep_alive`; -1 or infinity is for ever. Previews
+        come at most one in `preview_seconds`.
+
+        Raises InvalidParameter; QueueFull, ShuttingDown or StoreUnavailable, with `retry_after`,
+        where the daemon cannot take it now.
         """
 
         async def submit() -> AsyncJob:
@@ -161,18 +190,64 @@ class Client:
                 seed=seed,
                 n=n,
                 job_id=job_id,
+                priority=priority,
+                expires_in=expires_in,
+                on_disconnect=on_disconnect,
+                keep_alive=keep_alive,
+                preview_seconds=preview_seconds,
                 **extra,
             )
 
         return Job(self, self._loop.run(submit))
 
-    def load(self, model: str) -> Job:
-        """A job that makes the model ready and does nothing with it."""
-        return Job(self, self._loop.run(self._async.load, model))
+    def load(
+        self,
+        model: str,
+        *,
+        priority: Priority = "normal",
+        expires_in: Duration | None = None,
+        on_disconnect: OnDisconnect = "keep",
+        keep_alive: Duration | None = None,
+    ) -> Job:
+        """A job that makes the model ready and does nothing with it. Arguments as of `submit`."""
 
-    def job(self, job_id: str) -> Job:
-        """Takes hold of a job again, from any process. Raises UnknownJob."""
-        return Job(self, self._loop.run(self._async.job, job_id))
+        async def load() -> AsyncJob:
+            return await self._async.load(
+                model,
+                priority=priority,
+                expires_in=expires_in,
+                on_disconnect=on_disconnect,
+                keep_alive=keep_alive,
+            )
+
+        return Job(self, self._loop.run(load))
+
+    def job(self, job_id: str, *, preview_seconds: Duration | None = None) -> Job:
+        """Takes hold of a job again, from any process, also after a restart of the daemon.
+
+        Previews come at most one in `preview_seconds`. Raises UnknownJob or ResultDropped.
+        """
+
+        async def follow() -> AsyncJob:
+            return await self._async.job(job_id, preview_seconds=preview_seconds)
+
+        return Job(self, self._loop.run(follow))
+
+    def events(self, *, app: str | None = None) -> Iterator[WatchUpdate]:
+        """News of all jobs of this user, or of those of apps named `app`, until it is closed.
+
+        Begins when the first is taken: with a JobSubmitted for every job that has not ended. After
+        a restart of the daemon JobSubmitted comes again for those; of an end that fell into the gap
+        a JobEnded tells. Of one job's waiting updates of one kind only the newest is kept. Raises
+        DaemonUnreachable once the daemon stays away or the client is closed.
+        """
+        watch = self._async._watch(app)
+        try:
+            while True:
+                yield self._loop.run(watch.next)
+        finally:
+            # Not waited for: whoever collects a generator that was left may be the loop itself.
+            self._loop.start(self._async._close_watch, watch)
 
     def cancel(self, job_id: str) -> str:
         """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted."""
@@ -202,8 +277,17 @@ class Client:
         """Ends the model's worker once its job is done; returns when the process is gone."""
         return self._loop.run(self._async.unload, model)
 
+    def pause(self) -> str:
+        """Has the daemon begin no job until `resume`; what runs goes on. Raises NotPermitted."""
+        return self._loop.run(self._async.pause)
+
+    def resume(self) -> str:
+        """Has the daemon begin jobs again. Raises NotPermitted."""
+        return self._loop.run(self._async.resume)
+
     def stop(self, mode: Literal["drain", "stop", "kill"] = "stop") -> str:
-        """Ends the daemon: `drain` finishes accepted jobs, `stop` cancels them, `kill` is rude."""
+        """Ends the daemon: `drain` finishes all jobs, `stop` the running one if it is soon done,
+        `kill` none. The next daemon goes on with the others."""
         return self._loop.run(self._async.stop, mode)
 
     def _give_up(self, job_id: str) -> None:
@@ -236,15 +320,15 @@ class Job:
     def __iter__(self) -> Iterator[JobUpdate]:
         """Its updates, the last one JobSucceeded or JobFailed; a failed job raises nothing here.
 
-        Of waiting updates of one kind only the newest is kept, so a slow loop skips steps. Two
-        loops at once share the updates. Raises DaemonUnreachable or UnknownJob for a job that is
-        lost.
+        Where previews were asked for they come between the others, as Preview objects. Of waiting
+        updates of one kind only the newest is kept, so a slow loop skips steps. Two loops at once
+        share the updates. Raises DaemonUnreachable or UnknownJob for a job that is lost.
         """
         return self._updates(None)
 
     def result(self, timeout: float | None = None) -> Result:
-        """Waits for the end. Raises the error by which the job ended, or ResultTimeout after
-        `timeout` seconds; then the job goes on and may be asked again."""
+        """Waits for the end, over restarts of the daemon too. Raises the error by which the job
+        ended, or ResultTimeout after `timeout` seconds; then it goes on and may be asked again."""
         return self._client._loop.run(self._job.result, timeout)
 
     def cancel(self) -> str:

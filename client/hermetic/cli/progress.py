@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from hermetic_wire.messages import JobLoading, JobQueued, JobRunning, JobStep, JobUpdate
+from hermetic_wire.messages import JobLoading, JobQueued, JobRetrying, JobRunning, JobStep
+
+from .output import age
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from hermetic import JobUpdate
 
 __all__ = ["Phase", "PlainLines", "Show", "phase_of", "progress"]
 
@@ -44,11 +48,16 @@ class Phase:
 
 
 def phase_of(update: JobUpdate) -> Phase | None:
-    """The phase that an update tells of; None for a job's end, which is told by its result."""
+    """The phase that an update tells of; None for a preview, which is looked at, and for a job's
+    end, which is told by its result."""
     match update:
-        case JobQueued(position=position):
+        case JobQueued(position=position, estimate_s=estimate):
             words = f"waiting, {position} before it" if position else "next in turn"
-            return Phase(words, milestone=position)
+            return Phase(f"{words}{_about(estimate)}", milestone=position)
+        case JobRetrying(attempt=attempt, error=error, retry_after=seconds):
+            when = f" in {age(max(seconds, 1))}" if seconds else ""
+            why = error.message.partition("\n")[0].rstrip(".")
+            return Phase(f"{why}; trying once more{when}", milestone=attempt)
         case JobLoading(stage=stage, fraction=fraction):
             return Phase(f"loading: {stage}" if stage else "loading", fraction, 1.0, stage)
         case JobRunning(epoch=epoch, pid=pid):
@@ -58,6 +67,11 @@ def phase_of(update: JobUpdate) -> Phase | None:
             return Phase(f"step {step} of {steps}", step, steps, milestone)
         case _:
             return None
+
+
+def _about(estimate: float | None) -> str:
+    """How long it may take, to the second: it is measured on other jobs."""
+    return "" if estimate is None else f", about {age(max(estimate, 1))}"
 
 
 class PlainLines:

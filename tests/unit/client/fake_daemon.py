@@ -1,7 +1,8 @@
 """A daemon of a hundred lines: speaks hermetic_wire over a real socket, draws flat colours.
 
 Prompts are its script: `fail` ends a job in an error, `wait` leaves it running until it is
-cancelled, `quiet` accepts it and says nothing, anything else is drawn in two steps.
+cancelled, `quiet` accepts it and says nothing, `full` is refused, `preview` shows a picture between
+its steps, anything else is drawn in two steps.
 """
 
 from __future__ import annotations
@@ -17,10 +18,18 @@ import msgspec
 import zmq
 
 from hermetic_wire.codec import Frame
-from hermetic_wire.errors import GenerationFailed, HermeticError, JobCancelled, UnknownJob, to_body
+from hermetic_wire.errors import (
+    GenerationFailed,
+    HermeticError,
+    JobCancelled,
+    StoreUnavailable,
+    UnknownJob,
+    to_body,
+)
 from hermetic_wire.generation import Image, JobState, Output, TextToImage, WorkerIdentity
 from hermetic_wire.messages import (
     Accepted,
+    Bye,
     Cancel,
     Done,
     Follow,
@@ -29,23 +38,28 @@ from hermetic_wire.messages import (
     GetStatus,
     Hello,
     JobFailed,
+    JobPreview,
     JobQueued,
     JobRow,
     JobRunning,
     Jobs,
     JobStep,
+    JobSubmitted,
     JobSucceeded,
     ListJobs,
     ListModels,
     ListWorkers,
     ModelRow,
     Models,
+    Pause,
     Rejected,
+    Resume,
     Status,
     Stop,
     Submit,
     TemplateStatus,
     Unload,
+    Watch,
     Welcome,
     WorkerRow,
     Workers,
@@ -53,7 +67,7 @@ from hermetic_wire.messages import (
     from_daemon,
 )
 
-__all__ = ["MODEL", "WORKER", "FakeDaemon", "succeeded"]
+__all__ = ["MODEL", "WORKER", "FakeDaemon", "row", "succeeded"]
 
 Request = TypeVar("Request", bound=msgspec.Struct)
 
@@ -76,12 +90,16 @@ _TEMPLATE = TemplateStatus(
 
 
 class FakeDaemon:
-    """Serves from a thread between `start` and `stop`, any number of times; knows its jobs only
-    within one life. With `mute` it takes everything and answers nothing."""
+    """Serves from a thread between `start` and `stop`, any number of times, and knows its jobs from
+    one life to the next unless it is `forgetful`. With `mute` it takes everything and answers
+    nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mute = False
+        self.forgetful = False
+        self.rows: list[JobRow] = [row("j")]
+        """What it lists, and tells watchers of."""
         self.seen: queue.SimpleQueue[FromApp] = queue.SimpleQueue()
         """Every request, in order."""
         self._jobs: dict[str, Submit] = {}
@@ -89,7 +107,8 @@ class FakeDaemon:
 
     def start(self) -> None:
         """Binds and serves."""
-        self._jobs.clear()
+        if self.forgetful:
+            self._jobs.clear()
         self._bell, self._ring = socket.socketpair()
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
@@ -148,6 +167,8 @@ class FakeDaemon:
     def _replies(self, request: FromApp) -> list[tuple[FromDaemon, list[Frame]]]:
         seq = request.seq
         match request:
+            case Submit(task=TextToImage(prompts=("full",))):
+                raise StoreUnavailable("The disk is full.", retry_after=5.0)
             case Submit(job_id=job_id):
                 self._jobs[job_id] = request
                 return [(_accepted(seq, job_id), []), *_story(request)]
@@ -156,14 +177,38 @@ class FakeDaemon:
             case Cancel(job_id=job_id):
                 self._job(job_id)
                 return [(Done(seq=seq, message="Cancelled."), []), (_cancelled(job_id), [])]
+            case ListJobs():
+                return [(Jobs(seq=seq, jobs=tuple(self.rows)), [])]
+            case Watch():
+                return [(Done(seq=seq, message="Watching."), []), *self._open_jobs()]
             case _:
                 return [(_reading(request), [])]
+
+    def _open_jobs(self) -> list[tuple[FromDaemon, list[Frame]]]:
+        return [
+            (JobSubmitted(job_id=one.id, job=one), []) for one in self.rows if one.ended_at is None
+        ]
 
     def _job(self, job_id: str) -> Submit:
         try:
             return self._jobs[job_id]
         except KeyError:
             raise UnknownJob(f"There is no job {job_id}.") from None
+
+
+def row(job_id: str, state: JobState = "queued", ended_at: float | None = None) -> JobRow:
+    """One line of what it lists."""
+    position = 0 if state == "queued" else None
+    return JobRow(
+        id=job_id,
+        app="a",
+        uid=1,
+        pid=2,
+        model="demo-sd15",
+        state=state,
+        position=position,
+        ended_at=ended_at,
+    )
 
 
 def succeeded(job_id: str, task: TextToImage) -> tuple[JobSucceeded, list[Frame]]:
@@ -200,6 +245,9 @@ def _story(request: Submit) -> list[tuple[FromDaemon, list[Frame]]]:
             error = GenerationFailed("It raised.", report="Traceback")
             failed = JobFailed(job_id=job_id, state="failed", error=to_body(error))
             return [*opening, (failed, [])]
+        case "preview":
+            shown = JobPreview(job_id=job_id, step=1, image=Image(width=2, height=1))
+            return [*opening, (shown, [b"\1\2\3\4\5\6"]), succeeded(job_id, task)]
         case _:
             last = JobStep(job_id=job_id, step=2, steps=2, timestep=1.0)
             return [*opening, (last, []), succeeded(job_id, task)]
@@ -219,11 +267,6 @@ def _reading(request: FromApp) -> FromDaemon:
     match request:
         case Hello():
             return Welcome(seq=seq, version="0", pid=1)
-        case ListJobs():
-            row = JobRow(
-                id="j", app="a", uid=1, pid=2, model="demo-sd15", state="queued", position=0
-            )
-            return Jobs(seq=seq, jobs=(row,))
         case ListModels(model=name):
             return Models(seq=seq, models=(MODEL,) if name in (None, MODEL.name) else ())
         case ListWorkers():
@@ -232,6 +275,12 @@ def _reading(request: FromApp) -> FromDaemon:
             return _status(seq)
         case Unload(model=model):
             return Done(seq=seq, message=f"{model} is unloaded.")
+        case Bye():
+            return Done(seq=seq, message="Goodbye.")
+        case Pause():
+            return Done(seq=seq, message="Paused.")
+        case Resume():
+            return Done(seq=seq, message="Jobs are begun.")
         case Stop(mode=mode):
             return Done(seq=seq, message=f"The daemon ends: {mode}.")
         case _:

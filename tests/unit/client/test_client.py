@@ -110,6 +110,8 @@ def test_reading_and_acting(client: Client) -> None:
     assert client.jobs()[0].id == "j"
     assert client.workers()[0].epoch == 3
     assert client.status().state == "serving"
+    assert client.pause() == "Paused."
+    assert client.resume() == "Jobs are begun."
     assert client.unload("demo-sd15") == "demo-sd15 is unloaded."
     assert client.stop("drain") == "The daemon ends: drain."
     assert client.load("demo-sd15").result().images == []
@@ -194,6 +196,7 @@ def test_what_was_not_acknowledged_is_asked_again(daemon: FakeDaemon, client: Cl
 
 
 def test_a_job_that_the_next_daemon_does_not_know(daemon: FakeDaemon, client: Client) -> None:
+    daemon.forgetful = True
     job = client.submit("wait", model="demo-sd15")
     daemon.stop()
     daemon.start()

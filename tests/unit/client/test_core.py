@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import msgpack
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hermetic
-from hermetic import MalformedMessage, ProtocolMismatch, UnknownJob
-from hermetic._core import Answered, Core, Moved, expect
+from hermetic import DaemonUnreachable, MalformedMessage, Preview, ProtocolMismatch, UnknownJob
+from hermetic._core import ALL_JOBS, Answered, Core, Moved, expect
 from hermetic._mailbox import Mailbox
+from hermetic._watching import WATCH_UPDATES
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import ErrorBody, JobCancelled, to_body
-from hermetic_wire.generation import TextToImage
+from hermetic_wire.generation import Image, TextToImage
 from hermetic_wire.messages import (
     Accepted,
     Cancel,
@@ -27,7 +29,9 @@ from hermetic_wire.messages import (
     Hello,
     JobFailed,
     JobLoading,
+    JobPreview,
     JobQueued,
+    JobRetrying,
     JobRunning,
     Jobs,
     JobStep,
@@ -36,6 +40,8 @@ from hermetic_wire.messages import (
     Rejected,
     Stop,
     Submit,
+    Watch,
+    WatchUpdate,
     Welcome,
     from_app,
     from_daemon,
@@ -185,7 +191,7 @@ _NEWS = st.one_of(
 @given(st.lists(st.one_of(_NEWS, st.none())))
 def test_a_mailbox_keeps_order_newest_and_the_first_end(events: list[JobUpdate | None]) -> None:
     """None is the app that takes one."""
-    box, told, taken = Mailbox("j"), list[JobUpdate](), list[JobUpdate]()
+    box, told, taken = Mailbox("j"), list[JobUpdate](), list[object]()
     for event in events:
         if event is not None:
             told += [] if box.over else [event]
@@ -201,6 +207,95 @@ def test_a_mailbox_keeps_order_newest_and_the_first_end(events: list[JobUpdate |
     assert all(any(update is one for one in rest) for update in taken if update is not box.end)
     if told:
         assert taken[-1] is told[-1]
+
+
+def test_a_watch_cut_off_before_its_answer_is_asked_again_once(core: Core) -> None:
+    core.open_watch("easel")
+    core.ask(watch := Watch(seq=core.number(), app="easel"))
+    assert _said(core.resume()) == [watch]
+    _hear(core, Done(seq=watch.seq, message="Watching."))
+    again, listing = _said(core.resume())
+    assert again == Watch(seq=again.seq, app="easel")
+    assert isinstance(listing, ListJobs)
+
+
+def test_a_watch_that_the_next_daemon_refuses_is_lost(core: Core) -> None:
+    watching = core.open_watch(None)
+    core.ask(watch := Watch(seq=core.number()))
+    _hear(core, Done(seq=watch.seq, message="Watching."))
+    again, _ = _said(core.resume())
+    assert _hear(core, Rejected(seq=again.seq, error=_LOST)) == [Moved(ALL_JOBS)]
+    with pytest.raises(DaemonUnreachable, match="gone"):
+        watching.take()
+    assert not core.busy
+
+
+def test_broken_news_of_all_jobs_costs_the_watch(core: Core) -> None:
+    watching = core.open_watch(None)
+    broken = {"type": "job_ended", "job_id": "j", "job": "none"}
+    assert core.receive([msgpack.packb(broken)]) == [Moved(ALL_JOBS)]
+    with pytest.raises(MalformedMessage):
+        watching.take()
+
+
+def test_of_one_jobs_news_of_one_kind_only_the_newest_waits(core: Core) -> None:
+    watching = core.open_watch(None)
+    _hear(core, JobStep(job_id="a", step=1, steps=9))
+    _hear(core, JobStep(job_id="b", step=1, steps=9))
+    _hear(core, newest := JobStep(job_id="a", step=2, steps=9))
+    assert [watching.take() for _ in range(3)][1:] == [newest, None]
+
+
+def test_all_news_of_a_watch_is_known() -> None:
+    assert set(WATCH_UPDATES) == set(get_args(WatchUpdate))
+
+
+_SHOWN = Image(width=1, height=1)
+
+
+def test_a_preview_that_comes_after_the_end_is_dropped(core: Core) -> None:
+    _, box = _submit(core, "mine", accepted=True)
+    _hear(core, _failed("mine"))
+    late = from_daemon.encode(JobPreview(job_id="mine", step=1, image=_SHOWN), [b"rgb"])
+    assert core.receive(late) == []
+    assert box.take() is box.end
+
+
+def test_a_preview_without_its_pixels_costs_its_job(core: Core) -> None:
+    _, box = _submit(core, "mine", accepted=True)
+    assert _hear(core, JobPreview(job_id="mine", step=1, image=_SHOWN)) == [Moved("mine")]
+    with pytest.raises(MalformedMessage, match="preview"):
+        box.check()
+
+
+def test_a_slow_app_finds_the_newest_step_and_the_newest_preview() -> None:
+    box = Mailbox("j")
+    box.put(JobRunning(job_id="j", epoch=1, pid=1))
+    for step in range(1, 9):
+        box.put(JobStep(job_id="j", step=step, steps=9))
+        box.put(JobPreview(job_id="j", step=step, image=_SHOWN), [b"rgb"])
+    box.put(JobStep(job_id="j", step=9, steps=9))
+    running, preview, step_, none = (box.take() for _ in range(4))
+    assert isinstance(running, JobRunning)
+    assert isinstance(preview, Preview)
+    assert preview.step == 8
+    assert step_ == JobStep(job_id="j", step=9, steps=9)
+    assert none is None
+
+
+def test_the_shortest_time_between_previews_is_asked_for_again(core: Core) -> None:
+    _submit(core, "mine", accepted=True)
+    for pace in (3.0, None, 1.0, 2.0):
+        core.open_job("mine", pace)
+    [follow] = _said(core.resume())
+    assert follow == Follow(seq=follow.seq, job_id="mine", preview_seconds=1.0)
+
+
+def test_a_job_that_is_tried_again_waits(core: Core) -> None:
+    _, box = _submit(core, "mine", accepted=True)
+    _hear(core, JobRunning(job_id="mine", epoch=1, pid=1))
+    _hear(core, JobRetrying(job_id="mine", attempt=1, error=_LOST))
+    assert box.state == "queued"
 
 
 def test_no_update_of_another_kind_is_skipped() -> None:
@@ -258,7 +353,9 @@ def test_every_request_is_answered_and_every_job_ends_once(steps: list[str]) -> 
                 pass
 
 
-@pytest.mark.parametrize("module", ["_core", "_mailbox", "_task", "_generators"])
+@pytest.mark.parametrize(
+    "module", ["_core", "_duration", "_generators", "_mailbox", "_task", "_terms", "_watching"]
+)
 def test_the_logic_is_pure(module: str) -> None:
     source = Path(hermetic.__file__).with_name(f"{module}.py").read_text()
     imported = {

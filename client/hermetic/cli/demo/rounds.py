@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 
-from hermetic import Client, Result
+from hermetic import Client, JobUpdate, Result
 from hermetic.cli.process_life import ProcessLife
 from hermetic.cli.progress import Show
-from hermetic_wire.messages import JobRunning, JobUpdate
+from hermetic_wire.messages import JobRunning
 
 __all__ = ["Round", "play"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hermetic import Result
+from hermetic import JobUpdate, Result
 from hermetic_wire.errors import HermeticError, UnknownModel
 from hermetic_wire.generation import Image, Load, Output, Task, TextToImage, WorkerIdentity
 from hermetic_wire.messages import (
@@ -16,7 +16,6 @@ from hermetic_wire.messages import (
     JobRunning,
     JobStep,
     JobSucceeded,
-    JobUpdate,
     ModelRow,
     Status,
     TemplateStatus,
