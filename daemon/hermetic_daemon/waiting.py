@@ -1,0 +1,315 @@
+"""The waiting jobs in fair-share order: priority classes, in them apps by device seconds. Pure.
+
+The order is that of start-time fair queueing. Each line (an app's jobs of one class) has a *tag*:
+the device seconds it was charged. The line with the lowest tag goes first. A line that comes back
+from having nothing to run starts at the class's own virtual time, so nobody saves up credit. When a
+class has nothing to do, its tags begin anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from hermetic_wire.generation import Priority
+
+from .events import Submitted
+from .lines import LEAST_SECONDS, Key, Lane, Line, WaitingJob
+
+__all__ = ["Waiting"]
+
+_RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+_KEPT_LINES = 64
+"""Of apps that have nothing waiting, before those are looked through that may be forgotten."""
+
+
+class _Class:
+    """The lines of one priority class."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, Line] = {}
+        """By app, also of apps that have had more than their share and nothing waiting."""
+        self.active: dict[str, Line] = {}
+        """Those with jobs that may run."""
+        self.time = 0.0
+        """Virtual time: no line that becomes active has a lower tag."""
+        self.running = 0
+
+    def first(self) -> Line | None:
+        return min(self.active.values(), key=lambda line: line.key(0), default=None)
+
+    def update(self, line: Line) -> None:
+        """The line has got jobs that may run, or has lost them."""
+        if not line.jobs:
+            self.active.pop(line.app, None)
+            self.rest()
+        elif line.app not in self.active:
+            line.tag = max(line.tag, self.time)
+            self.active[line.app] = line
+
+    def begin(self, line: Line, tag: float) -> None:
+        """A job of the line begins that had this tag."""
+        self.running += 1
+        lowest = min((one.tag for one in self.active.values()), default=tag)
+        self.time = max(self.time, min(tag, lowest))
+        idle = len(self.lines) - len(self.active)
+        if idle > len(self.active) + _KEPT_LINES:
+            self._forget()
+
+    def end(self) -> None:
+        """It does not run any more."""
+        self.running -= 1
+        self.rest()
+
+    def rest(self) -> None:
+        """Where nobody has anything to do, nobody is ahead of another any more."""
+        if not self.active and not self.running:
+            self.time = 0.0
+            for line in self.lines.values():
+                line.tag = 0.0
+            self._forget()
+
+    def _forget(self) -> None:
+        """Lines that would begin anew at the present time anyway."""
+        self.lines = {
+            app: line
+            for app, line in self.lines.items()
+            if line.jobs or line.aside or line.tag > self.time
+        }
+
+
+class Waiting:
+    """All waiting jobs. `expected` tells the seconds that a job of a model takes."""
+
+    def __init__(self, expected: Callable[[str], float]) -> None:
+        self._expected = expected
+        self._classes = {rank: _Class() for rank in sorted(_RANKS.values())}
+        self._jobs: dict[str, WaitingJob] = {}
+        self._by_app: Counter[str] = Counter()
+        self._by_model: dict[str, dict[str, WaitingJob]] = {}
+        self._aside: set[str] = set()
+        self._numbers = itertools.count()
+        self._expiries: list[tuple[float, int, WaitingJob]] = []
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job: WaitingJob) -> bool:
+        return job.id in self._jobs
+
+    def get(self, job_id: str) -> WaitingJob | None:
+        """The waiting job of that id."""
+        return self._jobs.get(job_id)
+
+    def count_of(self, app: str) -> int:
+        """Jobs of one app."""
+        return self._by_app[app]
+
+    def jobs(self) -> list[WaitingJob]:
+        """All, in no order that means anything."""
+        return list(self._jobs.values())
+
+    def jobs_for(self, model: str) -> list[WaitingJob]:
+        """All that want the model."""
+        return list(self._by_model.get(model, {}).values())
+
+    def has_for(self, model: str) -> bool:
+        """Whether one wants the model."""
+        return model in self._by_model
+
+    # Coming and going.
+
+    def submit(self, submitted: Submitted, now: float) -> None:
+        """A job that has never waited here."""
+        line = self._class(submitted).lines.get(submitted.app)
+        if line is None:
+            line = Line(submitted.app, self._expected)
+        job = WaitingJob(
+            submitted,
+            next(self._numbers),
+            line,
+            expires_at=submitted.expires_at,
+            deaths=list(submitted.deaths),
+        )
+        if job.expires_at is not None:
+            heapq.heappush(self._expiries, (job.expires_at, job.number, job))
+        self.add(job, now if submitted.at is None else submitted.at)
+
+    def add(self, job: WaitingJob, now: float) -> None:
+        """In its place by age: it comes, or waits again."""
+        app = job.submitted.app
+        group = self._class(job.submitted)
+        group.lines[app] = job.line
+        job.line.add(job, now, aside=job.model in self._aside)
+        group.update(job.line)
+        self._jobs[job.id] = job
+        self._by_app[app] += 1
+        self._by_model.setdefault(job.model, {})[job.id] = job
+
+    def remove(self, job: WaitingJob, now: float) -> None:
+        """It waits no more, and is not begun."""
+        del self._jobs[job.id]
+        self._by_app[job.submitted.app] -= 1
+        if not self._by_app[job.submitted.app]:
+            del self._by_app[job.submitted.app]
+        same = self._by_model[job.model]
+        del same[job.id]
+        if not same:
+            del self._by_model[job.model]
+        job.line.remove(job, now)
+        self._class(job.submitted).update(job.line)
+
+    def expire(self, now: float) -> list[WaitingJob]:
+        """The jobs whose time to begin is over; they wait until `remove`."""
+        expired = []
+        while (wake_at := self.wake_at) is not None and wake_at <= now:
+            expired.append(heapq.heappop(self._expiries)[2])
+        return expired
+
+    def _is_over(self, job: WaitingJob) -> bool:
+        return job.expires_at is None or job not in self
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next job expires."""
+        while self._expiries and self._is_over(self._expiries[0][2]):
+            heapq.heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else None
+
+    def set_aside(self, model: str, now: float) -> None:
+        """No worker may be started for the model: its jobs are out of the order for now."""
+        self._aside.add(model)
+        for group, line in self._lines_for(model):
+            line.set_aside(model, now)
+            group.update(line)
+
+    def bring_back(self, model: str, now: float) -> None:
+        """One may be started again."""
+        self._aside.discard(model)
+        for group, line in self._lines_for(model):
+            line.bring_back(model, now)
+            group.update(line)
+
+    def _lines_for(self, model: str) -> list[tuple[_Class, Line]]:
+        lines = {id(job.line): job for job in self._by_model.get(model, {}).values()}
+        return [(self._class(job.submitted), job.line) for job in lines.values()]
+
+    # What the device's time is charged to.
+
+    def begin(self, job: WaitingJob, extra: float, now: float) -> float:
+        """It runs, and waits no more. Charges its line the seconds it is expected to take and
+        `extra` ones for the load; returns the former."""
+        group = self._class(job.submitted)
+        self._count_passes(job)
+        tag, expected = job.line.tag, max(LEAST_SECONDS, self._expected(job.model))
+        group.begin(job.line, tag)
+        job.line.tag += expected + extra
+        self.remove(job, now)
+        job.expires_at = None
+        return expected
+
+    def end(self, job: WaitingJob, charged: float, seconds: float) -> None:
+        """It does not run any more, after so many seconds."""
+        job.line.tag += max(LEAST_SECONDS, seconds) - charged
+        self._class(job.submitted).end()
+
+    def charge(self, job: WaitingJob, seconds: float) -> None:
+        """Its line caused a load that it does not use."""
+        job.line.tag += seconds
+        self._class(job.submitted).rest()
+
+    def _count_passes(self, job: WaitingJob) -> None:
+        """Each job that comes before it in fair order has been overtaken once more."""
+        index = job.line.index(job)
+        rank = _RANKS[job.submitted.priority]
+        for higher in range(rank):
+            for line in self._classes[higher].active.values():
+                line.pass_by(len(line.jobs))
+        key = job.line.key(index)
+        for line in self._classes[rank].active.values():
+            before = index if line is job.line else line.count_before(key)
+            if before:
+                line.pass_by(before)
+
+    # The order.
+
+    def first(self) -> WaitingJob | None:
+        """The first in fair order that may run."""
+        for group in self._classes.values():
+            line = group.first()
+            if line is not None:
+                return line.jobs[0]
+        return None
+
+    def first_for(self, models: Iterable[str]) -> WaitingJob | None:
+        """The first in fair order that wants one of the models."""
+        wanted = [model for model in models if model in self._by_model]
+        if not wanted:  # nothing to look through
+            return None
+        return min(
+            (
+                line.lanes[model].jobs[0]
+                for group in self._classes.values()
+                for line in group.active.values()
+                for model in wanted
+                if model in line.lanes
+            ),
+            key=self._place,
+            default=None,
+        )
+
+    def due(self, headed_before: float, passes: Callable[[str], int]) -> list[WaitingJob]:
+        """The jobs that head their lines since then or before, or were overtaken as often as
+        `passes` has it for their model, in fair order."""
+        limits: dict[str, int] = {}
+
+        def is_due(lane: Lane) -> bool:
+            job = lane.jobs[0]
+            since = job.headed_since
+            if since is not None and since <= headed_before and lane.line.jobs[0] is job:
+                return True
+            if not lane.front_count:
+                return False
+            if lane.model not in limits:
+                limits[lane.model] = passes(lane.model)
+            return lane.front_count >= limits[lane.model]
+
+        return sorted((lane.jobs[0] for lane in self._lanes() if is_due(lane)), key=self._place)
+
+    def _lanes(self) -> Iterator[Lane]:
+        for group in self._classes.values():
+            for line in group.active.values():
+                yield from line.lanes.values()
+
+    def _place(self, job: WaitingJob) -> tuple[int, Key]:
+        rank = _RANKS[job.submitted.priority]
+        return rank, job.line.key(job.line.index(job))
+
+    def in_order(self) -> list[tuple[WaitingJob, int]]:
+        """All jobs in fair order, each with how often it was overtaken; in the end those whose
+        models may not be started now."""
+        found = []
+        for rank, group in self._classes.items():
+            for line in group.lines.values():
+                counts = {
+                    job.id: count
+                    for lanes in (line.lanes, line.aside)
+                    for lane in lanes.values()
+                    for job, count in zip(lane.jobs, lane.counts(), strict=True)
+                }
+                found += [
+                    (False, rank, key, job, counts[job.id])
+                    for key, job in zip(line.keys(), line.jobs, strict=True)
+                ]
+                found += [
+                    (True, rank, (line.tag, job.number), job, counts[job.id])
+                    for lane in line.aside.values()
+                    for job in lane.jobs
+                ]
+        found.sort(key=lambda one: one[:3])
+        return [(job, count) for *_, job, count in found]
+
+    def _class(self, submitted: Submitted) -> _Class:
+        return self._classes[_RANKS[submitted.priority]]
