@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,12 +15,13 @@ from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import TextToImage
 
 from ._result import Result
+from ._updates import Preview
 from ._version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["parameters_text", "record", "save_png"]
+__all__ = ["parameters_text", "record", "save_png", "save_preview"]
 
 
 def save_png(
@@ -38,12 +41,24 @@ def save_png(
     if not isinstance(path, (str, os.PathLike)):
         image.save(path, format="PNG", pnginfo=chunks)
         return
-    target = Path(path)
+    with _whole_file(Path(path)) as file:
+        image.save(file, format="PNG", pnginfo=chunks)
+
+
+def save_preview(preview: Preview, path: str | os.PathLike[str]) -> None:
+    """Writes a preview as a PNG, whole or not at all, over whatever is there. Raises OSError."""
+    with _whole_file(Path(path)) as file:
+        preview.image.save(file, format="PNG")
+
+
+@contextmanager
+def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the target's place once it is complete."""
     # In the same directory, because only there a rename is atomic.
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            image.save(file, format="PNG", pnginfo=chunks)
+            yield file
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,28 +12,40 @@ import click
 from hermetic_wire.errors import HermeticError, InvalidParameter, UnknownJob
 
 from .completion import complete_job
-from .output import age, duration, print_table, write_json
+from .diary import Diary
+from .job_rows import OPEN_STATES, RIGHT, Board, columns, table
+from .output import print_table, write_json
 from .session import Session
 from .verb import json_option, verb
 
 if TYPE_CHECKING:
-    from hermetic_wire.messages import JobRow
+    from rich.console import RenderableType
+
+    from hermetic_wire.messages import JobRow, WatchUpdate
 
 __all__ = ["cancel", "jobs", "match"]
 
 _SHORT = 8
 """Characters of a job's id that people read."""
-_OPEN_STATES = ("queued", "loading", "running")
+_REFRESHES_PER_SECOND = 4
 
 
-@verb("hermetic jobs", "hermetic jobs --json")
+@verb("hermetic jobs", "hermetic jobs --watch", "hermetic jobs --json")
+@click.option("--watch", is_flag=True, help="Keep the table up to date until Ctrl-C.")
 @json_option
 @click.pass_obj
-def jobs(session: Session, as_json: bool) -> None:
+def jobs(session: Session, watch: bool, as_json: bool) -> None:
     """List waiting, running and ended jobs.
 
-    Waiting and running ones come first, in the order in which they will run.
+    Waiting and running ones come first, in the order in which they will run. ESTIMATE is how long
+    until a job has ended, from times that were measured. Off a terminal --watch prints a line per
+    change, as `hermetic events` does.
     """
+    if watch:
+        if as_json:
+            raise click.UsageError("--watch draws a table; for JSON as it happens: hermetic events")
+        _watch(session)
+        return
     with session.client() as client:
         rows = client.jobs()
     if as_json:
@@ -40,36 +53,45 @@ def jobs(session: Session, as_json: bool) -> None:
     elif not rows:
         click.echo("No jobs yet.")
     else:
-        now = time.time()
-        short = _shortest({row.id for row in rows})
-        print_table(
-            ("JOB", "APP", "MODEL", "STATE", "POSITION", "STEPS", "AGE", "TOOK", "ERROR"),
-            [_cells(row, short, now) for row in rows],
-            right=("POSITION", "STEPS", "AGE", "TOOK"),
-        )
+        print_table(columns(rows), table(rows, time.time()), right=RIGHT)
 
 
-def _shortest(ids: set[str]) -> int:
-    """How many characters tell these ids apart, 8 at least."""
-    length = _SHORT
-    while len({one[:length] for one in ids}) < len(ids):
-        length += 1
-    return length
+def _watch(session: Session) -> None:
+    """Follow all jobs until Ctrl-C."""
+    with session.client() as client:
+        if sys.stdout.isatty():
+            _live_table(client.events())
+            return
+        diary = Diary()
+        for update in client.events():
+            if line := diary.line(update, time.localtime()):
+                click.echo(line)
 
 
-def _cells(row: JobRow, short: int, now: float) -> tuple[str, ...]:
-    took = (row.ended_at or now) - row.started_at if row.started_at is not None else None
-    return (
-        row.id[:short],
-        row.app or f"pid {row.pid}",
-        row.model,
-        row.state,
-        "-" if row.position is None else str(row.position),
-        f"{row.step}/{row.steps}" if row.steps else "-",
-        age(now - row.submitted_at) if row.submitted_at else "-",
-        duration(took),
-        row.error.message.partition("\n")[0] if row.error else "-",
-    )
+def _live_table(news: Iterator[WatchUpdate]) -> None:
+    from rich.live import Live
+
+    board = Board()
+    with Live(
+        get_renderable=lambda: _rendered(board.rows(), time.time()),
+        refresh_per_second=_REFRESHES_PER_SECOND,
+    ):
+        for update in news:
+            board.note(update, time.time())
+
+
+def _rendered(rows: list[JobRow], now: float) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return Text("No job waits or runs. Ctrl-C leaves.")
+    drawn = Table(box=None, pad_edge=False)
+    for name in columns(rows):
+        drawn.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=True)
+    for cells in table(rows, now):
+        drawn.add_row(*map(Text, cells))
+    return drawn
 
 
 @verb("hermetic cancel 3f2a", "hermetic cancel 3f2a 91bc --json")
@@ -109,7 +131,7 @@ def match(wanted: str, rows: Sequence[JobRow]) -> str:
     Raises UnknownJob for none, InvalidParameter for several.
     """
     found = [row for row in rows if row.id.startswith(wanted)]
-    open_ones = [row for row in found if row.state in _OPEN_STATES]
+    open_ones = [row for row in found if row.state in OPEN_STATES]
     if any(row.id == wanted for row in found):
         return wanted
     candidates = open_ones or found

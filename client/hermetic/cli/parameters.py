@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import get_args
 
 import click
 
-from hermetic_wire.generation import Parameter
+from hermetic_wire.errors import InvalidParameter
+from hermetic_wire.generation import Parameter, Priority
 
-__all__ = ["read_settings", "read_size"]
+__all__ = ["PRIORITIES", "read_duration", "read_settings", "read_size"]
+
+PRIORITIES = get_args(Priority)
 
 _OPTIONS = {
     *("prompt", "model", "negative_prompt", "width", "height", "steps", "guidance", "seed", "n"),
-    "job_id",
+    *("job_id", "priority", "expires_in", "on_disconnect", "keep_alive", "preview_seconds"),
 }
 """What `Client.submit` takes by name: none of it is a parameter of a model's own."""
+
+
+def read_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Seconds, from a number of them or from a text such as `5m` or `1h30m`."""
+    from hermetic._duration import seconds
+
+    if value is None:
+        return None
+    try:
+        return seconds(param.opts[-1], value)
+    except InvalidParameter as error:
+        raise click.BadParameter(error.message) from error
 
 
 def read_size(

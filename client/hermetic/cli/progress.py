@@ -21,9 +21,9 @@ from .output import age
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from hermetic import JobUpdate
+    from hermetic import JobUpdate, WatchUpdate
 
-__all__ = ["Phase", "PlainLines", "Show", "phase_of", "progress"]
+__all__ = ["News", "Phase", "PlainLines", "Show", "phase_of", "progress"]
 
 _MILESTONES = 4
 """How many lines the steps of one job become off a terminal."""
@@ -47,7 +47,7 @@ class Phase:
     """Off a terminal a phase is said again when this has changed."""
 
 
-def phase_of(update: JobUpdate) -> Phase | None:
+def phase_of(update: JobUpdate | WatchUpdate) -> Phase | None:
     """The phase that an update tells of; None for a preview, which is looked at, and for a job's
     end, which is told by its result."""
     match update:
@@ -74,22 +74,34 @@ def _about(estimate: float | None) -> str:
     return "" if estimate is None else f", about {age(max(estimate, 1))}"
 
 
+class News:
+    """What is new in a job's updates: a few words per change, none for each single step."""
+
+    def __init__(self) -> None:
+        self._last: tuple[type, object] | None = None
+
+    def words(self, update: JobUpdate | WatchUpdate) -> str | None:
+        """The words of an update; None where the last ones said as much."""
+        phase = phase_of(update)
+        if phase is None:
+            return None
+        last, self._last = self._last, (type(update), phase.milestone)
+        first_steps = isinstance(update, JobStep) and phase.milestone == 0
+        return None if last == self._last or first_steps else phase.words
+
+
 class PlainLines:
     """A line per change: for logs, pipes and screen readers."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._last: tuple[type[JobUpdate], object] | None = None
+        self._news = News()
 
     def __call__(self, update: JobUpdate) -> None:
         """Say the update, unless it says what the last line said."""
-        phase = phase_of(update)
-        if phase is None:
-            return
-        last, self._last = self._last, (type(update), phase.milestone)
-        first_steps = isinstance(update, JobStep) and phase.milestone == 0
-        if last != self._last and not first_steps:
-            click.echo(f"{self._label}: {phase.words}", err=True)
+        words = self._news.words(update)
+        if words is not None:
+            click.echo(f"{self._label}: {words}", err=True)
 
 
 class _Bar:

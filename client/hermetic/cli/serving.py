@@ -14,7 +14,7 @@ import click
 
 from hermetic_wire.errors import DaemonError, InvalidConfiguration
 
-from . import template
+from . import store, template
 from .installed import missing
 from .output import age, size, write_json
 from .session import Session
@@ -34,16 +34,28 @@ _POLL = 0.05
     "hermetic serve",
     "hermetic serve --device cuda:1 --log-level debug",
     "hermetic --endpoint /tmp/mine.sock serve --config ./hermetic.toml",
+    "hermetic serve --set-store-aside",
 )
 @click.option("--config", metavar="FILE", help="Configuration file. [default: $HERMETIC_CONFIG]")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. [default: $HERMETIC_DEVICE]")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="How much the daemon says.")
+@click.option(
+    "--set-store-aside",
+    is_flag=True,
+    help="Keep a journal of jobs that cannot be read elsewhere, and begin a new one.",
+)
 @click.pass_obj
-def serve(session: Session, config: str | None, device: str | None, log_level: str | None) -> None:
+def serve(
+    session: Session,
+    config: str | None,
+    device: str | None,
+    log_level: str | None,
+    set_store_aside: bool,
+) -> None:
     """Start the daemon in this terminal.
 
     It runs until Ctrl-C or `hermetic stop`. The terminal's process becomes the daemon itself:
-    what a service manager sees is `hermeticd`.
+    what a service manager sees is `hermeticd`. It goes on with the jobs that an earlier one left.
     """
     absent = missing("daemon")
     if absent:
@@ -58,6 +70,7 @@ def serve(session: Session, config: str | None, device: str | None, log_level: s
         "--log-level": log_level,
     }
     given = [word for name, value in options.items() if value for word in (name, value)]
+    given += ["--set-store-aside"] * set_store_aside
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "hermetic_daemon", *given])
 
@@ -77,10 +90,14 @@ def stop(
 ) -> None:
     """Stop the daemon and wait until it is gone.
 
-    Without an option it cancels all jobs and ends its workers politely.
+    Without an option the running job is finished, if it takes but a few seconds. Jobs that have
+    not ended are kept, and the next daemon goes on with them.
     """
     with session.client() as client:
+        before = client.status()
         click.echo(client.stop(mode or "stop"))
+    if mode != "drain" and before.queued + before.running:
+        click.echo("hermetic: jobs that have not ended are kept for the next daemon", err=True)
     if not no_wait:
         _wait_until_gone(session.socket(), timeout)
         click.echo("The daemon is gone.")
@@ -128,8 +145,12 @@ def _lines(found: Status) -> Iterator[tuple[str, str]]:
     yield "configuration", found.config_file or "none, all defaults"
     yield "device", found.device
     yield "jobs", f"{found.running} running, {found.queued} waiting"
+    if found.paused:
+        yield "paused", "jobs are accepted and none is begun; go on with: hermetic resume"
     yield "ended", ended or "none yet"
     yield "memory", f"{size(found.resident_bytes)} (the daemon alone)"
     yield "workers", f"{found.workers_started} started so far, start_method {found.start_method}"
+    if found.store is not None:
+        yield "store", store.state(found.store)
     if found.template is not None:
         yield from template.facts(found.template)

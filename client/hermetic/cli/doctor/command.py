@@ -53,6 +53,7 @@ def _looks(session: Session, deep: bool) -> Iterator[Finding]:
     yield places.configuration(paths.config_file())
     yield places.memory(Path("/proc/meminfo").read_text())
     yield places.disk(paths.state_directory())
+    yield places.state(paths.state_directory())
     yield from running.daemon(session)
     yield running.worker(running.ask_python, deep=deep)
     devices = sorted(str(file) for file in Path("/dev").glob("nvidia[0-9]*"))

@@ -1,4 +1,4 @@
-"""The socket's directory, the configuration file, memory and disk."""
+"""The socket's and the state directory, the configuration file, memory and disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hermetic_wire.paths import endpoint_path
 
 from .finding import Finding
 
-__all__ = ["configuration", "disk", "endpoint", "memory"]
+__all__ = ["configuration", "disk", "endpoint", "memory", "state"]
 
 _LEAST_MEMORY = 2 << 30
 """Bytes: a worker with PyTorch and the embedded models takes about one GiB."""
@@ -99,3 +99,17 @@ def disk(state_directory: Path) -> Finding:
     if free < _LEAST_DISK:
         return Finding("disk", "warn", seen, "Free some, or set HERMETIC_STATE_DIR elsewhere.")
     return Finding("disk", "ok", seen)
+
+
+def state(state_directory: Path) -> Finding:
+    """Whether a daemon of this user could write jobs down there."""
+    place = next(one for one in (state_directory, *state_directory.parents) if one.exists())
+    if os.access(place, os.W_OK | os.X_OK) and place.is_dir():
+        made = "" if place == state_directory else ", made when the daemon starts"
+        return Finding("state directory", "ok", f"{state_directory}{made}")
+    return Finding(
+        "state directory",
+        "warn",
+        f"{place} may not be written by this user",
+        "A daemon of another user is not held up by that; for your own set HERMETIC_STATE_DIR.",
+    )

@@ -10,13 +10,14 @@ from typing import TypeAlias
 
 from hermetic.cli.output import size
 from hermetic.cli.session import Session
+from hermetic.cli.store import state as store_state
 from hermetic.cli.template import skeletons, state
 from hermetic_wire.errors import DaemonUnreachable, HermeticError
-from hermetic_wire.messages import TemplateStatus
+from hermetic_wire.messages import StoreStatus, TemplateStatus
 
 from .finding import Finding
 
-__all__ = ["Ask", "ask_python", "daemon", "gpu", "template", "worker"]
+__all__ = ["Ask", "ask_python", "daemon", "gpu", "store", "template", "worker"]
 
 Ask: TypeAlias = Callable[[str], tuple[int, str]]
 """A program for a fresh interpreter, to its exit code and its last line."""
@@ -77,6 +78,8 @@ def daemon(session: Session) -> Iterator[Finding]:
     else:
         remedy = "Restart the daemon from this installation: hermetic stop && hermetic serve"
         yield Finding("daemon", "warn", f"{seen}, and this is {mine}", remedy)
+    if status.store is not None:
+        yield store(status.store)
     if status.template is not None:
         yield template(status.template, status.pid)
     usable = [row.name for row in models if row.problem is None]
@@ -85,6 +88,14 @@ def daemon(session: Session) -> Iterator[Finding]:
     for row in models:
         if row.problem is not None:
             yield Finding(f"model {row.name}", "warn", row.problem, f"hermetic show {row.name}")
+
+
+def store(found: StoreStatus) -> Finding:
+    """Whether jobs are written down; the daemon has checked the file when it started."""
+    if found.state == "writing":
+        return Finding("store", "ok", f"{store_state(found)}, found sound at the start")
+    remedy = "Free the disk, or make it writable again: the daemon goes on by itself."
+    return Finding("store", "fail", store_state(found), remedy)
 
 
 def template(found: TemplateStatus, daemon_pid: int) -> Finding:

@@ -18,7 +18,9 @@ from hermetic_wire.messages import (
     JobSucceeded,
     ModelRow,
     Status,
+    StoreStatus,
     TemplateStatus,
+    WatchUpdate,
     WorkerRow,
 )
 
@@ -108,7 +110,13 @@ class FakeClient:
     end: HermeticError | None = None
     """How a job fails."""
     calls: list[tuple[str, Any]] = field(default_factory=list)
-    job: FakeJob | None = None
+    started: FakeJob | None = None
+    store: StoreStatus | None = None
+    paused: bool = False
+    images: int = 1
+    """Of a job that is taken hold of."""
+    news: Sequence[WatchUpdate | BaseException] = ()
+    """What a watch tells; an exception is raised in its place."""
 
     def __enter__(self) -> FakeClient:
         return self
@@ -169,6 +177,8 @@ class FakeClient:
             ended={"succeeded": 5, "failed": 1},
             workers_started=3,
             template=self.template,
+            store=self.store,
+            paused=self.paused,
         )
 
     def submit(
@@ -185,13 +195,33 @@ class FakeClient:
         task = TextToImage(prompts=prompts, images_per_prompt=n, steps=8, width=SIDE, height=SIDE)
         return self._start(task, model)
 
-    def load(self, model: str) -> FakeJob:
-        self._asked("load", model)
+    def load(self, model: str, *, keep_alive: float | None = None) -> FakeJob:
+        self._asked("load", model if keep_alive is None else (model, keep_alive))
         return self._start(Load(), model)
 
+    def job(self, job_id: str, *, preview_seconds: float | None = None) -> FakeJob:
+        self._asked("job", (job_id, preview_seconds))
+        task = TextToImage(prompts=("a",), images_per_prompt=self.images, width=SIDE, height=SIDE)
+        return self._start(task, "demo-sd15")
+
+    def events(self, *, app: str | None = None) -> Iterator[WatchUpdate]:
+        self._asked("events", app)
+        for update in self.news:
+            if isinstance(update, BaseException):
+                raise update
+            yield update
+
+    def pause(self) -> str:
+        self._asked("pause")
+        return "paused"
+
+    def resume(self) -> str:
+        self._asked("resume")
+        return "resumed"
+
     def _start(self, task: Task, model: str) -> FakeJob:
-        self.job = FakeJob(self.script, self.end or succeeded(task, model))
-        return self.job
+        self.started = FakeJob(self.script, self.end or succeeded(task, model))
+        return self.started
 
     def asked(self, name: str) -> list[Any]:
         """What was asked for under this name, in order."""

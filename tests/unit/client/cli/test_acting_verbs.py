@@ -73,6 +73,11 @@ def test_load(client: FakeClient, run: Run) -> None:
     assert "demo-sd15: loading: unet" in done.stderr
 
 
+def test_a_loaded_model_is_kept_as_long_as_asked(client: FakeClient, run: Run) -> None:
+    run("load", "demo-sd15", "--keep-alive", "1h30m")
+    assert client.asked("load") == [("demo-sd15", 5400.0)]
+
+
 def test_load_as_json(run: Run) -> None:
     found = json.loads(run("load", "demo-sd15", "--json").stdout)
     assert found["worker"]["epoch"] == 3
@@ -97,6 +102,13 @@ def test_stop_says_how(
     done = run("--endpoint", str(tmp_path / "none.sock"), "stop", *words)
     assert client.asked("stop") == [mode]
     assert done.stdout.splitlines() == ["stopping", "The daemon is gone."]
+    assert ("kept for the next daemon" in done.stderr) == (mode != "drain")
+
+
+@pytest.mark.parametrize(("verb", "said"), [("pause", "paused"), ("resume", "resumed")])
+def test_pause_and_resume(client: FakeClient, run: Run, verb: str, said: str) -> None:
+    assert run(verb).stdout == f"{said}\n"
+    assert client.asked(verb) == [None]
 
 
 def test_stop_waits_for_the_endpoint_to_end(
@@ -147,6 +159,16 @@ def test_serve_becomes_the_daemon(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
             *("--config", "h.toml", "--device", "cuda:1"),
         ]
     ]
+
+
+def test_serve_sets_a_broken_store_aside_only_when_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("hermetic.cli.serving.os.execv", lambda file, words: started.append(words))
+    run("serve")
+    run("serve", "--set-store-aside")
+    assert ["--set-store-aside" in words for words in started] == [False, True]
 
 
 def test_serve_without_the_daemon_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

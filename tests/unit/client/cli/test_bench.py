@@ -77,7 +77,7 @@ class BenchClient(FakeClient):
             self.loaded = None
         return super().unload(model)
 
-    def load(self, model: str) -> Any:
+    def load(self, model: str, *, keep_alive: float | None = None) -> Any:
         self._asked("load", model)
         timings = {"fork": 0.125, "hello": 0.375, "bind": 2.0, "ready": 2.5}
         if self.loaded not in (None, model):

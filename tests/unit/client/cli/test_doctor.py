@@ -14,7 +14,7 @@ from hermetic.cli.doctor.finding import Finding
 from hermetic.cli.installed import Requirement
 from hermetic.cli.session import Session
 from hermetic_wire.errors import DaemonUnreachable, ProtocolMismatch
-from hermetic_wire.messages import ModelRow, TemplateStatus
+from hermetic_wire.messages import ModelRow, StoreStatus, TemplateStatus
 from unit.client.cli.conftest import Run
 from unit.client.cli.fake_client import FakeClient
 
@@ -102,6 +102,14 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert places.disk(tmp_path).verdict == "warn"
 
 
+def test_the_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places.state(tmp_path) == Finding("state directory", "ok", str(tmp_path))
+    assert "made when" in places.state(tmp_path / "not" / "there").seen
+    monkeypatch.setattr("hermetic.cli.doctor.places.os.access", lambda place, how: False)
+    found = places.state(tmp_path)
+    assert (found.verdict, bool(found.remedy)) == ("warn", True)
+
+
 def ask_daemon(client: FakeClient) -> dict[str, Finding]:
     session = Session(open_client=lambda endpoint, timeout: client)  # type: ignore[arg-type, return-value]
     return {one.subject: one for one in running.daemon(session)}
@@ -118,6 +126,17 @@ def test_the_daemon_and_its_models(client: FakeClient, monkeypatch: pytest.Monke
     assert found["model bent"].remedy == "hermetic show bent"
     monkeypatch.setattr("hermetic.cli.doctor.running.metadata.version", lambda name: "0.2.0")
     assert ask_daemon(client)["daemon"].verdict == "warn"
+
+
+def test_a_store_that_fails(client: FakeClient) -> None:
+    assert "store" not in ask_daemon(client), "an older daemon has none"
+    client.store = StoreStatus(path="/s/jobs.db", state="writing", jobs=3)
+    assert ask_daemon(client)["store"].verdict == "ok"
+    client.store = StoreStatus(path="/s/jobs.db", state="failing", reason="the disk is full")
+    found = ask_daemon(client)["store"]
+    assert found.verdict == "fail"
+    assert "the disk is full" in found.seen
+    assert found.remedy
 
 
 def test_a_template_that_serves(client: FakeClient) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hermetic.cli.generating import file_names
+from hermetic import Preview
+from hermetic.cli.saving import file_names
 from hermetic_wire.errors import GenerationFailed, JobCancelled
-from hermetic_wire.messages import ModelRow, WorkerRow
+from hermetic_wire.generation import Image as Size
+from hermetic_wire.messages import JobPreview, ModelRow, WorkerRow
 from unit.client.cli.conftest import Run
 from unit.client.cli.fake_client import JOB_ID, FakeClient
 
@@ -20,6 +22,7 @@ def test_options_reach_the_job(client: FakeClient, run: Run, tmp_path: Path) -> 
         *("generate", "a ring", "-m", "demo-sdxl", "--negative", "blur", "--steps", "12"),
         *("--size", "64x96", "--guidance", "2.5", "--seed", "7", "-n", "2"),
         *("--set", "clip_skip=2", "--set", "tiled=true", "--set", "eta=0.5", "--set", "mode=soft"),
+        *("--priority", "low", "--expires-in", "5m", "--keep-alive", "-1"),
         *("-o", str(tmp_path / "ring.png")),
     )
     assert done.exit_code == 0, done.output
@@ -34,6 +37,10 @@ def test_options_reach_the_job(client: FakeClient, run: Run, tmp_path: Path) -> 
             "guidance": 2.5,
             "seed": 7,
             "n": 2,
+            "priority": "low",
+            "expires_in": 300.0,
+            "keep_alive": -1.0,
+            "preview_seconds": None,
             "clip_skip": 2,
             "tiled": True,
             "eta": 0.5,
@@ -94,6 +101,12 @@ def test_one_png_to_stdout(run: Run) -> None:
         ("--set", "clip_skip"),
         ("--set", "seed=3"),
         ("--steps", "0"),
+        ("--expires-in", "soon"),
+        ("--priority", "urgent"),
+        ("--detach", "-o", "ring.png"),
+        ("--detach", "--preview-file", "ring.png"),
+        ("--preview-seconds", "2"),
+        ("--preview-file", "ring.jpg"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_the_job(
@@ -170,9 +183,9 @@ def test_ctrl_c_cancels_and_waits_for_the_end(client: FakeClient, run: Run) -> N
     client.end = JobCancelled("It was cancelled.")
     done = run("generate", "a ring")
     assert done.exit_code == 130
-    assert client.job is not None
-    assert client.job.cancelled == 1
-    assert list(client.job) == [], "the end was waited for"
+    assert client.started is not None
+    assert client.started.cancelled == 1
+    assert list(client.started) == [], "the end was waited for"
     assert done.stdout == ""
 
 
@@ -180,5 +193,36 @@ def test_a_second_ctrl_c_leaves(client: FakeClient, run: Run) -> None:
     client.script = [KeyboardInterrupt(), KeyboardInterrupt(), *client.script]
     done = run("generate", "a ring")
     assert done.exit_code == 130
-    assert client.job is not None
-    assert list(client.job), "nobody waits for the end"
+    assert client.started is not None
+    assert list(client.started), "nobody waits for the end"
+
+
+def test_a_detached_job_is_left_to_the_daemon(client: FakeClient, run: Run) -> None:
+    done = run("generate", "a ring", "-m", "easel", "--detach")
+    assert (done.stdout, done.stderr) == (f"{JOB_ID}\n", "")
+    assert client.started is not None
+    assert list(client.started), "nobody waits for the end"
+    found = json.loads(run("generate", "a ring", "--detach", "--json").stdout)
+    assert found == {"job_id": JOB_ID}
+
+
+def preview(shade: int) -> Preview:
+    shown = JobPreview(job_id=JOB_ID, step=1, image=Size(width=2, height=1))
+    return Preview(shown, [bytes([shade] * 6)])
+
+
+def test_the_newest_preview_is_in_its_file(client: FakeClient, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "so-far.png"
+    client.script = [preview(1), preview(9)]
+    done = run("generate", "a ring", "--preview-file", str(file), "--preview-seconds", "250ms")
+    assert done.exit_code == 0, done.output
+    assert client.asked("submit")[0]["preview_seconds"] == 0.25
+    with Image.open(file) as image:
+        assert image.size == (2, 1)
+        assert image.getpixel((0, 0)) == (9, 9, 9)
+    assert {one.name for one in tmp_path.iterdir()} == {file.name, "hermetic-3f2a91bc.png"}
+
+
+def test_previews_come_once_a_second_unless_told(client: FakeClient, run: Run) -> None:
+    run("generate", "a ring", "--preview-file", "so-far.png")
+    assert client.asked("submit")[0]["preview_seconds"] == 1.0

@@ -36,6 +36,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
     def popen(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
         assert words[:3] == [sys.executable, "-m", "hermetic_daemon"]
+        directory = os.path.dirname(how["env"]["HERMETIC_STATE_DIR"])
+        assert words[words.index("--endpoint") + 1] == os.path.join(directory, "hermetic.sock")
         found.append(start([sys.executable, "-c", PROGRAM[0]], **how))
         return found[-1]
 

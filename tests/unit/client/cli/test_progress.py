@@ -9,7 +9,7 @@ import pytest
 
 from hermetic.cli.progress import phase_of, progress
 from hermetic_wire.errors import ErrorBody
-from hermetic_wire.messages import JobFailed, JobLoading, JobStep
+from hermetic_wire.messages import JobFailed, JobLoading, JobQueued, JobRetrying, JobStep
 from unit.client.cli.fake_client import JOB_ID, updates
 
 
@@ -57,6 +57,28 @@ def test_a_load_that_starts_anew_is_said_again(capsys: pytest.CaptureFixture[str
         for stage in ("unet", "vae", "unet"):
             show(JobLoading(job_id=JOB_ID, stage=stage, fraction=0))
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_job_that_waits_is_told_about_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("easel") as show:
+        show(JobQueued(job_id=JOB_ID, position=3, estimate_s=40.2))
+        show(JobQueued(job_id=JOB_ID, position=3, estimate_s=39.9))
+        show(JobQueued(job_id=JOB_ID, position=0, estimate_s=0.1))
+    assert capsys.readouterr().err.splitlines() == [
+        "easel: waiting, 3 before it, about 40 s",
+        "easel: next in turn, about 1 s",
+    ]
+
+
+def test_a_worker_that_died_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ErrorBody(code="worker_died", message="Its worker ended (SIGKILL).\nAnd more.")
+    with progress("easel") as show:
+        show(JobRetrying(job_id=JOB_ID, attempt=1, error=error, retry_after=1.0))
+        show(JobRetrying(job_id=JOB_ID, attempt=2, error=error))
+    assert capsys.readouterr().err.splitlines() == [
+        "easel: Its worker ended (SIGKILL); trying once more in 1 s",
+        "easel: Its worker ended (SIGKILL); trying once more",
+    ]
 
 
 def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:

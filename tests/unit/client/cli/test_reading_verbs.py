@@ -9,7 +9,7 @@ import pytest
 
 from hermetic_wire.errors import ErrorBody
 from hermetic_wire.generation import JobState
-from hermetic_wire.messages import JobRow, ModelRow, TemplateStatus, WorkerRow
+from hermetic_wire.messages import JobRow, ModelRow, StoreStatus, TemplateStatus, WorkerRow
 from unit.client.cli.conftest import Run
 from unit.client.cli.fake_client import FakeClient
 
@@ -81,6 +81,27 @@ def test_ps_as_json_has_the_fixed_fields(client: FakeClient, run: Run) -> None:
     assert row["idle_until"] == 12.5
 
 
+def test_ps_counts_down_to_the_end_of_an_idle_worker(
+    client: FakeClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermetic.cli.workers.time.time", lambda: 1000.0)
+    client.worker_rows = [worker(idle_until=1185.0), worker(epoch=4, low_memory=True)]
+    _, idle, lean = run("ps").stdout.splitlines()
+    assert idle.endswith("3 min 05 s")
+    assert "ready, low memory" in lean
+
+
+def test_ps_tells_of_a_model_that_waits_after_a_crash(client: FakeClient, run: Run) -> None:
+    client.worker_rows = [
+        worker(epoch=0, pid=0, state="waiting", retry_after=4.4, reason="SIGSEGV.\nMore."),
+        worker(model="echo", epoch=0, pid=0, state="waiting", reason="SIGKILL."),
+    ]
+    _, row, _, why, soon = run("ps").stdout.splitlines()
+    assert row.split()[:6] == ["demo-sd15", "sd15", "-", "-", "cpu", "waiting"]
+    assert why == "demo-sd15: a worker is started again in 4 s. The last one: SIGSEGV."
+    assert soon == "echo: a worker is started again soon. The last one: SIGKILL."
+
+
 def test_ps_without_workers_says_what_starts_one(run: Run) -> None:
     assert "hermetic load MODEL" in run("ps").stdout
     assert json.loads(run("ps", "--json").stdout) == []
@@ -145,6 +166,24 @@ def test_jobs_as_json_has_the_fixed_fields(client: FakeClient, run: Run) -> None
     assert fixed <= set(row)
 
 
+def test_priorities_are_shown_where_they_differ(client: FakeClient, run: Run) -> None:
+    client.job_rows = [job("a1"), job("a2")]
+    assert "PRIORITY" not in run("jobs").stdout
+    client.job_rows = [job("a1"), job("a2", priority="low")]
+    heading, _, low = run("jobs").stdout.splitlines()
+    assert low[heading.index("PRIORITY") :].startswith("low")
+
+
+def test_a_waiting_job_is_estimated(
+    client: FakeClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermetic.cli.jobs.time.time", lambda: 1000.0)
+    client.job_rows = [job("a1", estimate_s=75.0), job("a2", not_before=1004.0)]
+    _, estimated, held = run("jobs").stdout.splitlines()
+    assert "1 min 15 s" in estimated
+    assert "queued, not for 4 s" in held
+
+
 def test_no_jobs(run: Run) -> None:
     assert run("jobs").stdout == "No jobs yet.\n"
 
@@ -156,6 +195,20 @@ def test_status(run: Run) -> None:
     found = json.loads(run("status", "--json").stdout)
     assert found["pid"] == 99
     assert not {"v", "seq", "type"} & set(found), "the wire's own fields are nobody's business"
+
+
+def test_status_of_a_store(client: FakeClient, run: Run) -> None:
+    client.store = StoreStatus(path="/s/jobs.db", state="writing", jobs=3, pixel_bytes=1 << 20)
+    assert "/s/jobs.db, 3 jobs, 1.0 MiB of pixels" in run("status").stdout
+    client.store = StoreStatus(path="/s/jobs.db", state="failing", reason="the disk is full")
+    assert "new jobs are refused: the disk is full" in run("status").stdout
+    assert json.loads(run("status", "--json").stdout)["store"]["state"] == "failing"
+
+
+def test_status_of_a_pause_says_how_to_end_it(client: FakeClient, run: Run) -> None:
+    assert "hermetic resume" not in run("status").stdout
+    client.paused = True
+    assert "hermetic resume" in run("status").stdout
 
 
 def test_status_of_a_template_that_serves(client: FakeClient, run: Run) -> None:
