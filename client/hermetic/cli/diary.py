@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from hermetic_wire.messages import JobEnded, JobRow, JobSubmitted
 
+from .job_rows import SHORT_ID
 from .progress import News
 
 if TYPE_CHECKING:
     from hermetic_wire.messages import WatchUpdate
 
 __all__ = ["Diary"]
-
-_SHORT = 8
-"""Characters of a job's id that people read."""
 
 
 class Diary:
@@ -30,7 +28,7 @@ class Diary:
         if words is None:
             return None
         time = f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}"
-        return f"{time}  {update.job_id[:_SHORT]}  {words}"
+        return f"{time}  {update.job_id[:SHORT_ID]}  {words}"
 
     def _words(self, update: WatchUpdate) -> str | None:
         match update:

@@ -21,7 +21,7 @@ from hermetic_wire.messages import (
 
 from .output import age, duration
 
-__all__ = ["OPEN_STATES", "RIGHT", "Board", "columns", "table"]
+__all__ = ["OPEN_STATES", "RIGHT", "SHORT_ID", "Board", "columns", "table"]
 
 OPEN_STATES = ("queued", "loading", "running")
 RIGHT = ("POSITION", "ESTIMATE", "STEPS", "AGE", "TOOK")
@@ -31,7 +31,7 @@ _COLUMNS = (
     *("JOB", "APP", "MODEL", "STATE", "PRIORITY"),
     *("POSITION", "ESTIMATE", "STEPS", "AGE", "TOOK", "ERROR"),
 )
-_SHORT = 8
+SHORT_ID = 8
 """Characters of a job's id that people read."""
 _ENDED = 10
 """Ended jobs that a board goes on showing."""
@@ -51,7 +51,7 @@ def table(rows: Sequence[JobRow], now: float) -> list[tuple[str, ...]]:
 
 def _shortest(ids: set[str]) -> int:
     """How many characters tell these ids apart, 8 at least."""
-    length = _SHORT
+    length = SHORT_ID
     while len({one[:length] for one in ids}) < len(ids):
         length += 1
     return length

@@ -13,7 +13,7 @@ from hermetic_wire.errors import HermeticError, InvalidParameter, UnknownJob
 
 from .completion import complete_job
 from .diary import Diary
-from .job_rows import OPEN_STATES, RIGHT, Board, columns, table
+from .job_rows import OPEN_STATES, RIGHT, SHORT_ID, Board, columns, table
 from .output import print_table, write_json
 from .session import Session
 from .verb import json_option, verb
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel", "jobs", "match"]
 
-_SHORT = 8
-"""Characters of a job's id that people read."""
 _REFRESHES_PER_SECOND = 4
 
 
@@ -120,7 +118,7 @@ def cancel(session: Session, wanted: tuple[str, ...], as_json: bool) -> None:
         write_json([{"id": job_id, "message": message} for job_id, message in answers.items()])
     elif not as_json:
         for job_id, message in answers.items():
-            click.echo(f"{job_id[:_SHORT]}: {message}")
+            click.echo(f"{job_id[:SHORT_ID]}: {message}")
     if failure is not None:
         raise failure
 

@@ -68,13 +68,25 @@ def preview_saver(file: str | None) -> Callable[[Preview], None] | None:
         return None
     target = Path(file)
     _check_png(target)
+    return _PreviewFile(target)
 
-    def save(preview: Preview) -> None:
+
+class _PreviewFile:
+    """A file of which the job must not depend: that it cannot be written is said once."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._failed = False
+
+    def __call__(self, preview: Preview) -> None:
         from hermetic.png import save_preview
 
-        save_preview(preview, target)
-
-    return save
+        try:
+            save_preview(preview, self._file)
+        except OSError as error:
+            if not self._failed:
+                click.echo(f"hermetic: the preview is not written: {error}", err=True)
+            self._failed = True
 
 
 def report(result: Result, output: str | None, *, quiet: bool, as_json: bool) -> None:

@@ -181,6 +181,7 @@ def test_arbitrary_bytes_never_raise(frames: list[Frame]) -> None:
 
 _NEWS = st.one_of(
     st.builds(JobQueued, job_id=st.just("j"), position=st.integers(0, 9)),
+    st.builds(JobRetrying, job_id=st.just("j"), attempt=st.integers(1, 2), error=st.just(_LOST)),
     st.builds(JobLoading, job_id=st.just("j"), stage=st.just("s"), fraction=st.floats(0, 1)),
     st.builds(JobRunning, job_id=st.just("j"), epoch=st.integers(0, 9), pid=st.just(1)),
     st.builds(JobStep, job_id=st.just("j"), step=st.integers(1, 9), steps=st.just(9)),

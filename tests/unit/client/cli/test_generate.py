@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,18 @@ def test_the_newest_preview_is_in_its_file(client: FakeClient, run: Run, tmp_pat
         assert image.size == (2, 1)
         assert image.getpixel((0, 0)) == (9, 9, 9)
     assert {one.name for one in tmp_path.iterdir()} == {file.name, "hermetic-3f2a91bc.png"}
+
+
+def test_previews_that_cannot_be_written_cost_no_image(
+    client: FakeClient, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "so-far.png"
+    (tmp_path / f".{file.name}.{os.getpid()}.partial").mkdir()
+    client.script = [preview(1), preview(9)]
+    done = run("generate", "a ring", "--preview-file", str(file))
+    assert done.exit_code == 0
+    assert done.stderr.count("the preview is not written") == 1
+    assert done.stdout == "hermetic-3f2a91bc.png\n"
 
 
 def test_previews_come_once_a_second_unless_told(client: FakeClient, run: Run) -> None:
