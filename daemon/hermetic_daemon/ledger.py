@@ -37,25 +37,25 @@ class Ledger:
         self.jobs = jobs
         self._store = store
         self._followers = followers
-        self._ending: set[str] = set()
+        self._ending: dict[str, Job] = {}
         """Jobs whose end is being written."""
         self._idle: list[asyncio.Future[None]] = []
 
-    def adopt(self, job: Job) -> None:
-        """A job of the store. One under which too many daemons have ended is not begun again."""
+    def adopt(self, job: Job) -> bool:
+        """A job of the store; returns whether it is to be run.
+
+        One under which too many daemons have ended is not begun again.
+        """
         self.jobs.add(job)
         if job.ended:
-            return
+            return False
         if job.cancel_asked:
             self.settle(job, errors.JobCancelled("The job was cancelled."))
-        elif job.interruptions >= MAX_INTERRUPTIONS:
-            self.settle(
-                job,
-                errors.JobInterrupted(
-                    f"The daemon ended {job.interruptions} times while job {job.id} was running, "
-                    "so it is not begun again. Submit it under a new id if it was not the cause."
-                ),
-            )
+            return False
+        if job.interruptions >= MAX_INTERRUPTIONS:
+            self.settle(job, _interrupted(job))
+            return False
+        return True
 
     def accept(self, job: Job, then: Callable[[HermeticError | None], None]) -> None:
         """A new job. `then` is told when it is written down, or why it cannot be."""
@@ -133,12 +133,12 @@ class Ledger:
             job.output, pixels = None, []
             logger.info("job %s %s: %s", job.id, state, error.message)
         job.error, job.ended_at = error, time.time()
-        self._ending.add(job.id)
+        self._ending[job.id] = job
 
         def written(failure: HermeticError | None) -> None:
             if failure is not None:
                 logger.error("the end of job %s is not written yet: %s", job.id, failure.message)
-            self._ending.discard(job.id)
+            del self._ending[job.id]
             self.jobs.close(job, state)
             faults.reach("result.before_send")
             self._followers.close(job, pixels)
@@ -177,9 +177,10 @@ class Ledger:
         if excess.pixels:
             self._store.drop_pixels(excess.pixels)
 
-    def is_ending(self, job: Job) -> bool:
-        """Whether its end is just being written."""
-        return job.id in self._ending
+    @property
+    def ending(self) -> list[Job]:
+        """The jobs whose end is just being written: nobody runs them, and they have not ended."""
+        return list(self._ending.values())
 
     async def settled(self) -> None:
         """Until no end waits to be written."""
@@ -193,6 +194,13 @@ class Ledger:
             for future in self._idle:
                 future.set_result(None)
             self._idle.clear()
+
+
+def _interrupted(job: Job) -> errors.JobInterrupted:
+    return errors.JobInterrupted(
+        f"The daemon ended {job.interruptions} times while job {job.id} was running, so it is not "
+        "begun again. Submit it under a new id if it was not the cause."
+    )
 
 
 def _final(error: HermeticError | None) -> JobState:

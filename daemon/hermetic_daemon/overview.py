@@ -13,7 +13,8 @@ from hermetic_wire.messages import JobQueued, JobRow, Status, StoreStatus, Worke
 
 from .config import Config
 from .dispatcher import Dispatcher
-from .jobs import Job, Jobs
+from .jobs import Job
+from .ledger import Ledger
 from .store import Store
 from .supervisor import Supervisor
 from .template import Template
@@ -29,7 +30,7 @@ class Overview:
         config: Config,
         config_file: str | None,
         dispatcher: Dispatcher,
-        jobs: Jobs,
+        ledger: Ledger,
         supervisor: Supervisor,
         template: Template,
         store: Store,
@@ -37,7 +38,8 @@ class Overview:
         self._config = config
         self._config_file = config_file
         self._dispatcher = dispatcher
-        self._jobs = jobs
+        self._ledger = ledger
+        self._jobs = ledger.jobs
         self._supervisor = supervisor
         self._template = template
         self._store = store
@@ -64,7 +66,9 @@ class Overview:
     def jobs(self) -> tuple[JobRow, ...]:
         """The running job, the waiting ones in their order, then the ended ones, youngest first."""
         running = self._dispatcher.running
-        first = [] if running is None else [self._row(self._jobs.find(running), None)]
+        first = [self._row(job, None) for job in self._ledger.ending]
+        if running is not None:
+            first.append(self._row(self._jobs.find(running), None))
         waiting = [self._row(self._jobs.find(one.job_id), one) for one in self.waiting()]
         ended = [job.row() for job in self._jobs.newest_ended()]
         return (*first, *waiting, *ended)

@@ -118,7 +118,7 @@ class Service:
             config,
             config_file,
             self._dispatcher,
-            self._jobs,
+            self._ledger,
             self._supervisor,
             self._template,
             store,
@@ -202,9 +202,7 @@ class Service:
             self.handle(events.PauseAsked(True))
         for record in self._found.jobs:
             job = Job.recovered(record)
-            was_open = not job.ended
-            self._ledger.adopt(job)
-            if was_open and not self._ledger.is_ending(job):
+            if self._ledger.adopt(job):
                 self.handle(job.arrival())
         faults.reach("recovered")
         waiting = self._jobs.open()
@@ -241,6 +239,8 @@ class Service:
                 self._write_measured(event.epoch)
             case events.Gone():
                 self._cause_of_load.pop(event.epoch, None)
+            case _:
+                pass
         self._set_alarm()
         if self._telling_positions is None and self._dispatcher.waiting_count:
             many = self._dispatcher.waiting_count / POSITIONS_PER_SECOND

@@ -368,8 +368,13 @@ class Supervisor:
         if message.job_id != worker.job_id:
             logger.warning("dropped the end of a job that epoch %d has not", worker.epoch)
             return
+        verdict = _verdict(worker, message)
+        if verdict is not None:
+            worker.verdict = verdict
+            self.end(worker.epoch, politely=False, why=verdict.message)
+            return
         worker.settle_down()
-        was_asked, worker.cancelling = worker.cancelling, False
+        worker.cancelling = False
         worker.state, worker.job_id = "ready", None
         worker.jobs += 1
         reusable = True
@@ -384,14 +389,8 @@ class Supervisor:
                 self._report(Completed(message.job_id, output, worker.identity(), raw))
             case wire.Failed():
                 error, reusable = errors.from_body(message.error), False
-            case wire.Cancelled() if was_asked:
-                error = errors.JobCancelled("The job was cancelled.")
             case wire.Cancelled():
-                reusable = False
-                error = errors.WorkerDied(
-                    f"Somebody ended the worker of {worker.name} (epoch {worker.epoch}) in "
-                    "the middle of the job, by SIGTERM. Submit it again."
-                )
+                error = errors.JobCancelled("The job was cancelled.")
         self._emit(events.Finished(worker.epoch, message.job_id, error, reusable))
 
     def _is_worn(self, worker: Life, output: Output) -> bool:
@@ -448,6 +447,22 @@ class Supervisor:
             for one in self._workers.values()
             if one.replaces == epoch and "ready" not in one.timings
         ]
+
+
+def _verdict(
+    worker: Life, message: wire.Done | wire.Failed | wire.Cancelled
+) -> errors.HermeticError | None:
+    """Why this end of a job is rather one of its worker, and the job not to blame; None if not."""
+    match message:
+        case wire.Cancelled() if not worker.cancelling:
+            return errors.WorkerDied(
+                f"Somebody ended the worker of {worker.name} (epoch {worker.epoch}) in the middle "
+                "of the job, by SIGTERM."
+            )
+        case wire.Failed() if message.error.code == errors.WorkerDied.code:
+            return errors.from_body(message.error)
+        case _:
+            return None
 
 
 def _told(timings: dict[str, float]) -> str:

@@ -129,6 +129,12 @@ class RunningDaemon:
         self.process = self._spawn(*options)
         self.await_serving()
 
+    def restart_and_fail(self, fault: str) -> None:
+        """A new daemon, which is killed at that point before it serves anybody."""
+        self._environment["HERMETIC_FAULT"] = fault
+        self.process = self._spawn()
+        assert self.process.wait(REVIVE_SECONDS) == -signal.SIGKILL, f"{fault} was reached"
+
     def revive(self) -> None:
         """Wait until the daemon has ended, however, and start another."""
         self.process.wait(REVIVE_SECONDS)

@@ -9,6 +9,7 @@ import concurrent.futures
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from support.daemon import RunningDaemon
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 PIXELS = 8 * 8
-LONG = {"steps": 1000, "step_seconds": 0.02}
+LONG: dict[str, Any] = {"steps": 1000, "step_seconds": 0.02}
 
 
 def config(directory: Path) -> str:
@@ -51,7 +52,7 @@ def be_cancelled(client: Client) -> bool:
     return False
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [point for point in POINTS if point != "recovered"])
 def test_the_daemon_is_killed(point: str, tmp_path: Path) -> None:
     with (
         RunningDaemon(
@@ -69,3 +70,13 @@ def test_the_daemon_is_killed(point: str, tmp_path: Path) -> None:
             reviving.result(100)
             assert first.returncode == -signal.SIGKILL, f"{point} was reached"
             assert {row.state for row in client.jobs()} <= {"succeeded", "cancelled"}
+
+
+def test_the_daemon_is_killed_when_it_has_just_recovered() -> None:
+    with RunningDaemon() as daemon, daemon.client() as client:
+        jobs = [client.submit("a", model="echo", **LONG | {"seed": seed}) for seed in range(2)]
+        daemon.kill()
+        daemon.restart_and_fail("recovered")
+        daemon.restart()
+        for job in jobs:
+            assert job.result(100).images

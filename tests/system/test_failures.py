@@ -29,7 +29,7 @@ from support.processes import until
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 QUICKLY = "[worker]\nbackoff_seconds = 0.05\ncancel_seconds = 0.5\nstep_seconds = 2.0\n"
-SLOWLY = "[worker]\nbackoff_seconds = 3600\n"
+SLOWLY = "[worker]\nbackoff_seconds = 3600\nbackoff_limit_seconds = 3600\n"
 LONG: dict[str, Any] = {"steps": 1000, "step_seconds": 0.05}
 
 
@@ -316,7 +316,6 @@ def test_sigterm_lets_the_running_job_finish_within_its_budget() -> None:
 def test_a_hung_load_is_retried_and_then_quarantined() -> None:
     config = QUICKLY.replace("step_seconds", "load_seconds") + model("stuck", hang_in_load=True)
     with chaos(config) as daemon, daemon.client() as client:
-        with pytest.raises(Quarantined) as stuck:
+        with pytest.raises(Quarantined, match="load"):
             client.generate("a", model="stuck")
-        assert "load" in (stuck.value.report or stuck.value.message)
         assert client.generate("next", model="echo").images

@@ -4,40 +4,64 @@ from __future__ import annotations
 
 import pytest
 
-from hermetic_daemon.jobs import App, Job, Jobs
+from hermetic_daemon.jobs import App, Excess, Job, Jobs
 from hermetic_wire.errors import UnknownJob
-from hermetic_wire.generation import TextToImage
+from hermetic_wire.generation import Image, Output, TextToImage
+
+PIXEL = 3
+"""Bytes."""
 
 
-def ended(jobs: Jobs, name: str, pixels: int) -> Job:
+def ended(jobs: Jobs, name: str, pixels: int, at: float = 1.0) -> Job:
     job = Job(name, App("test", 0, 1), "echo", TextToImage(prompts=("a",)), 0.0)
     jobs.add(job)
-    job.pixels = [bytes(pixels)] if pixels else None
-    jobs.close(job, "succeeded", 1.0)
+    job.output = Output(images=(Image(width=pixels, height=1),) if pixels else ())
+    job.ended_at = at
+    jobs.close(job, "succeeded")
     return job
 
 
 def test_a_job_that_is_forgotten_takes_its_pixels_along() -> None:
-    jobs = Jobs(keep_jobs=2, keep_bytes=1 << 20)
-    kept = [ended(jobs, f"job-{number}", pixels=100) for number in range(5)]
-    assert [job.pixels is None for job in kept] == [True, True, True, False, False]
+    jobs = Jobs(keep_jobs=2, keep_bytes=1 << 20, keep_seconds=1000)
+    for number in range(5):
+        ended(jobs, f"job-{number}", pixels=100)
+    assert jobs.trim(2.0) == Excess(("job-0", "job-1", "job-2"))
+    assert jobs.pixel_bytes == 200 * PIXEL
     with pytest.raises(UnknownJob):
         jobs.find("job-2")
     assert [job.id for job in jobs.newest_ended()] == ["job-4", "job-3"]
 
 
 def test_a_forgotten_job_without_pixels_takes_nobody_elses() -> None:
-    jobs = Jobs(keep_jobs=2, keep_bytes=1 << 20)
+    jobs = Jobs(keep_jobs=2, keep_bytes=1 << 20, keep_seconds=1000)
     ended(jobs, "without", pixels=0)
     kept = [ended(jobs, f"job-{number}", pixels=100) for number in range(2)]
-    assert all(job.pixels for job in kept)
+    assert jobs.trim(2.0) == Excess(("without",))
+    assert not any(job.dropped for job in kept)
 
 
 def test_old_pixels_go_first_and_the_newest_stay_whatever_their_size() -> None:
-    jobs = Jobs(keep_jobs=10, keep_bytes=150)
+    jobs = Jobs(keep_jobs=10, keep_bytes=150 * PIXEL, keep_seconds=1000)
     first, second, large = (
         ended(jobs, name, size) for name, size in (("a", 100), ("b", 40), ("c", 1000))
     )
-    assert (first.pixels, second.pixels) == (None, None)
-    assert large.pixels
+    excess = jobs.trim(2.0)
+    assert set(excess.pixels) == {"a", "b"}
+    assert excess.jobs == ()
+    assert (first.dropped, second.dropped, large.dropped) == (True, True, False)
     assert jobs.find("a") is first
+
+
+def test_an_old_job_goes_even_when_there_is_room() -> None:
+    jobs = Jobs(keep_jobs=10, keep_bytes=1 << 20, keep_seconds=60)
+    ended(jobs, "old", pixels=1, at=10.0)
+    ended(jobs, "new", pixels=1, at=50.0)
+    assert jobs.trim(69.0) == Excess()
+    assert jobs.trim(71.0) == Excess(("old",))
+    assert jobs.trim(71.0) == Excess()
+
+
+def test_a_share_is_an_apps_and_not_its_processes() -> None:
+    assert App("krita", 7, 1).share == App("krita", 7, 2).share
+    assert App("krita", 7, 1).share != App("krita", 8, 1).share
+    assert App("", 7, 1).share != App("", 7, 2).share

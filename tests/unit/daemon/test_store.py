@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
 
@@ -47,6 +47,20 @@ def success() -> End:
     return End(state="succeeded", ended_at=2.0, output=OUTPUT, worker=WORKER)
 
 
+class Answer(Generic[T]):
+    """What a callback is told, once."""
+
+    def __init__(self) -> None:
+        self._told: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def take(self, told: T) -> None:
+        self._told.set_result(told)
+
+    async def get(self) -> T:
+        async with asyncio.timeout(20):
+            return await self._told
+
+
 class Desk:
     """A store and answers that can be waited for."""
 
@@ -56,25 +70,25 @@ class Desk:
         self.store.start(asyncio.get_running_loop())
 
     async def add(self, *records: Record) -> list[HermeticError | None]:
-        return await asyncio.gather(
-            *(self._answer(lambda then, one=one: self.store.add(one, then)) for one in records)
-        )
+        answers = [Answer[HermeticError | None]() for _ in records]
+        for record, answer in zip(records, answers, strict=True):
+            self.store.add(record, answer.take)
+        return [await answer.get() for answer in answers]
 
-    async def finish(
-        self, name: str, end: End | None = None, frames: tuple[bytes, ...] = (PIXELS,)
-    ) -> HermeticError | None:
-        return await self._answer(
-            lambda then: self.store.finish(name, end or success(), frames, then)
-        )
+    async def finish(self, name: str) -> HermeticError | None:
+        answer = Answer[HermeticError | None]()
+        self.store.finish(name, success(), (PIXELS,), answer.take)
+        return await answer.get()
+
+    async def cancel(self, name: str) -> HermeticError | None:
+        answer = Answer[HermeticError | None]()
+        self.store.ask_cancel(name, answer.take)
+        return await answer.get()
 
     async def pixels(self, name: str) -> list[Frame] | HermeticError:
-        return await self._answer(lambda then: self.store.read_pixels(name, then))
-
-    async def _answer(self, ask: Callable[[Callable[[Any], None]], None]) -> Any:
-        answer = asyncio.get_running_loop().create_future()
-        ask(answer.set_result)
-        async with asyncio.timeout(20):
-            return await answer
+        answer = Answer[list[Frame] | HermeticError]()
+        self.store.read_pixels(name, answer.take)
+        return await answer.get()
 
 
 def at_desk(directory: Path, work: Callable[[Desk], Coroutine[Any, Any, T]]) -> T:
@@ -166,7 +180,7 @@ def test_a_death_is_remembered_and_running_out_of_memory_is_none(tmp_path: Path)
 def test_a_cancel_that_was_acknowledged_is_not_forgotten(tmp_path: Path) -> None:
     async def work(desk: Desk) -> None:
         await desk.add(record("a"))
-        await desk._answer(lambda then: desk.store.ask_cancel("a", then))
+        await desk.cancel("a")
 
     at_desk(tmp_path, work)
     assert recovered(tmp_path).jobs[0].cancel_asked
@@ -180,13 +194,9 @@ def test_a_result_without_its_pixels_is_none_and_runs_again(tmp_path: Path, dama
 
     at_desk(tmp_path, work)
     file = tmp_path / "results" / "a"
-    match damage:
-        case "gone":
-            file.unlink()
-        case "short":
-            file.write_bytes(PIXELS[:-1])
-        case "changed":
-            file.write_bytes(b"\xff" + PIXELS[1:])
+    file.write_bytes({"short": PIXELS[:-1], "changed": b"\xff" + PIXELS[1:]}.get(damage, b""))
+    if damage == "gone":
+        file.unlink()
     (job,) = recovered(tmp_path).jobs
     assert (job.state, job.output, job.worker, job.ended_at) == ("queued", None, None, None)
     assert not file.exists()
@@ -379,7 +389,7 @@ async def life():
         desk.store.requeue(name, DEATH, death=True)
         desk.store.begin(name, number + 10, 42, 1.5)
         if number == 1:
-            await desk._answer(lambda then: desk.store.ask_cancel(name, then))
+            await desk.cancel(name)
             acknowledged(f"cancelled {name}")
         else:
             assert await desk.finish(name) is None
