@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import secrets
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hermetic import Client, JobCancelled
+from hermetic import Client, DaemonUnreachable, Job, JobCancelled
 from hermetic_daemon.faults import POINTS
 from hermetic_worker.pipelines.echo import colour
 from support.daemon import RunningDaemon
@@ -34,16 +36,26 @@ def config(directory: Path) -> str:
     )
 
 
+def submit(client: Client, model: str, **asked: Any) -> Job:
+    """A job that is accepted in the end. Who finds no daemon comes again, under the same id."""
+    job_id = secrets.token_hex(16)
+    while True:
+        try:
+            return client.submit("a", model=model, job_id=job_id, **asked)
+        except DaemonUnreachable:
+            time.sleep(0.01)  # the pace of an app that asks again
+
+
 def draw(client: Client, model: str, seed: int) -> bytes:
     """One job from beginning to end, waited for whatever happens to the daemon meanwhile."""
-    job = client.submit("a", model=model, seed=seed, steps=2, width=8, height=8)
+    job = submit(client, model, seed=seed, steps=2, width=8, height=8)
     (pixels,) = job.result(100).pixels
     return bytes(pixels)
 
 
 def be_cancelled(client: Client) -> bool:
     """Whether a job that was cancelled ends so."""
-    job = client.submit("a", model="echo", **LONG)
+    job = submit(client, "echo", **LONG)
     job.cancel()
     try:
         job.result(100)
@@ -68,13 +80,14 @@ def test_the_daemon_is_killed(point: str, tmp_path: Path) -> None:
             assert draw(client, "fragile", 9) == bytes(colour("a", 9)) * PIXELS
             assert be_cancelled(client)
             reviving.result(100)
+            assert draw(client, "echo", 5)
             assert first.returncode == -signal.SIGKILL, f"{point} was reached"
             assert {row.state for row in client.jobs()} <= {"succeeded", "cancelled"}
 
 
 def test_the_daemon_is_killed_when_it_has_just_recovered() -> None:
     with RunningDaemon() as daemon, daemon.client() as client:
-        jobs = [client.submit("a", model="echo", **LONG | {"seed": seed}) for seed in range(2)]
+        jobs = [submit(client, "echo", steps=40, step_seconds=0.02) for _ in range(2)]
         daemon.kill()
         daemon.restart_and_fail("recovered")
         daemon.restart()
