@@ -17,11 +17,10 @@ After every event this tree is gone through from the top; the code carries the s
     4b. Otherwise wait.
 5.  A job may run, and nothing is paused. It is the first of these that there is:
     5a. the one for which a worker has become ready: a load is never made in vain;
-    5b. the first in fair order that is due: it has headed its app's line for `max_wait`, or was
-        overtaken as often as its model allows;
-    5c. the first in fair order whose model is loaded;
+    5b. the first in fair order that has headed its app's line for `max_wait`;
+    5c. the first in fair order whose model is loaded, if no job before it was overtaken as often
+        as that one's model allows; each of them has been overtaken once more, then;
     5d. the first in fair order.
-    Each job before it in fair order has been overtaken once more.
     5e. Its model is loaded: run it. Otherwise start a worker, and end those that are in its way;
         their slots are free from now on.
 6.  Nothing may run.
@@ -168,8 +167,8 @@ class Dispatcher:
 
     @property
     def wake_at(self) -> float | None:
-        """When something changes by time alone, and a Tick is due. A job that becomes due by its
-        age changes nothing until the device is free, which is an event."""
+        """When something changes by time alone, and a Tick is due. A job that has waited for
+        `max_wait` changes nothing until the device is free, and that is an event."""
         moments = [self._waiting.wake_at, self._backoff.wake_at]
         moments += [self.idle_until(slot.epoch) for slot in self._slots]
         if self._slots.in_phase("running"):
@@ -227,7 +226,8 @@ class Dispatcher:
     def _turns(self) -> list[Turn]:
         """How the waiting jobs would follow each other if nothing else came."""
         awaited = self._awaited()
-        urgent = ([awaited] if awaited else []) + self._due(self._now)
+        headed = self._waiting.first_headed(self._now - self._max_wait)
+        urgent = [job for job in (awaited, headed) if job is not None]
         loaded = [slot.model for slot in sorted(self._slots, key=lambda slot: slot.since)]
         order = self._waiting.in_order()
         return list(turns(order, urgent, loaded, self._residency, self._averages.passes))
@@ -492,14 +492,14 @@ class Dispatcher:
         return next((job for job in causes if job and job in self._waiting), None)  # 5a
 
     def _pick(self, now: float) -> WaitingJob | None:
-        due = self._due(now)
-        if due:
-            return due[0]  # 5b
+        headed = self._waiting.first_headed(now - self._max_wait)
+        if headed is not None:
+            return headed  # 5b
+        first = self._waiting.first()
         loaded = self._waiting.first_for(slot.model for slot in self._slots.loaded())
-        return loaded or self._waiting.first()  # 5c, 5d
-
-    def _due(self, now: float) -> list[WaitingJob]:
-        return self._waiting.due(now - self._max_wait, self._averages.passes)
+        if loaded in (None, first) or not self._waiting.overtake(loaded, self._averages.passes):
+            return first  # 5d
+        return loaded  # 5c
 
     def _run(self, slot: Slot, job: WaitingJob, now: float) -> None:
         if slot.cause and slot.cause is not job:  # it has left since: its app pays all the same

@@ -33,7 +33,7 @@ def turns(
 
     The `urgent` of them come first. Then each is overtaken by those whose model is `loaded` as
     often as `passes` allows. What models need of memory is left out of account, and so is the age
-    at which other jobs become due.
+    at which other jobs become urgent.
     """
     places = {id(job): place for place, job in reversed(list(enumerate(urgent)))}
     order = sorted(order, key=lambda one: places.get(id(one[0]), len(places)))
@@ -43,20 +43,28 @@ def turns(
     resident = list(loaded)
     overtakers: list[int] = []
     done = bytearray(len(order))
-    for first, (job, count) in enumerate(order):
+
+    def may_be_passed(index: int) -> bool:
+        job, count = order[index]
+        behind = len(overtakers) - bisect_right(overtakers, index)
+        return id(job) not in places and count + behind < passes(job.model)
+
+    for first, (job, _) in enumerate(order):
         while not done[first]:
-            index, loads = first, job.model not in resident
-            count_now = count + len(overtakers) - bisect_right(overtakers, first)
-            if loads and id(job) not in places and count_now < passes(job.model):
-                fronts = [by_model[model][0] for model in resident if by_model.get(model)]
-                index = min(fronts, default=first)
-                loads = index == first
+            index = first
+            if job.model not in resident:
+                fronts = [waiting[0] for waiting in by_model.values() if waiting]
+                index = min((i for i in fronts if order[i][0].model in resident), default=first)
+                if not all(may_be_passed(i) for i in fronts if i < index):
+                    index = first
+            model = order[index][0].model
+            loads = model not in resident
             if loads:
-                resident = [*resident, job.model][-residency:]
+                resident = [*resident, model][-residency:]
             if index != first:
                 insort(overtakers, index)
             done[index] = 1
-            by_model[order[index][0].model].popleft()
+            by_model[model].popleft()
             yield Turn(order[index][0], loads)
 
 

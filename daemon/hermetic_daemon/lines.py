@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from operator import attrgetter
@@ -183,11 +183,14 @@ class Line:
             index += 1
         return index
 
-    def pass_by(self, index: int) -> None:
-        """The jobs before `index` have been overtaken once more."""
-        number = self.jobs[index].number if index < len(self.jobs) else inf
+    def front(self, count: int) -> Iterator[tuple[Lane, float]]:
+        """The lanes that have some of the first `count` jobs: those older than that number."""
+        if not count:
+            return
+        number = self.jobs[count].number if count < len(self.jobs) else inf
         for lane in self.lanes.values():
-            lane.pass_by(number)
+            if lane.jobs[0].number < number:
+                yield lane, number
 
     def _seconds_per_job(self) -> float:
         total = sum(len(lane.jobs) * self._expected(lane.model) for lane in self.lanes.values())

@@ -202,7 +202,6 @@ class Waiting:
         """It runs, and waits no more. Charges its line the seconds it is expected to take and
         `extra` ones for the load; returns the former."""
         group = self._class(job.submitted)
-        self._count_passes(job)
         tag, expected = job.line.tag, max(LEAST_SECONDS, self._expected(job.model))
         group.begin(job.line, tag)
         job.line.tag += expected + extra
@@ -219,19 +218,6 @@ class Waiting:
         """Its line caused a load that it does not use."""
         job.line.tag += seconds
         self._class(job.submitted).rest()
-
-    def _count_passes(self, job: WaitingJob) -> None:
-        """Each job that comes before it in fair order has been overtaken once more."""
-        index = job.line.index(job)
-        rank = _RANKS[job.submitted.priority]
-        for higher in range(rank):
-            for line in self._classes[higher].active.values():
-                line.pass_by(len(line.jobs))
-        key = job.line.key(index)
-        for line in self._classes[rank].active.values():
-            before = index if line is job.line else line.count_before(key)
-            if before:
-                line.pass_by(before)
 
     # The order.
 
@@ -260,28 +246,34 @@ class Waiting:
             default=None,
         )
 
-    def due(self, headed_before: float, passes: Callable[[str], int]) -> list[WaitingJob]:
-        """The jobs that head their lines since then or before, or were overtaken as often as
-        `passes` has it for their model, in fair order."""
-        limits: dict[str, int] = {}
+    def first_headed(self, before: float) -> WaitingJob | None:
+        """The first in fair order that has been the first of its line since then, or longer."""
+        heads = (
+            line.jobs[0]
+            for group in self._classes.values()
+            for line in group.active.values()
+            if (line.jobs[0].headed_since or 0.0) <= before
+        )
+        return min(heads, key=self._place, default=None)
 
-        def is_due(lane: Lane) -> bool:
-            job = lane.jobs[0]
-            since = job.headed_since
-            if since is not None and since <= headed_before and lane.line.jobs[0] is job:
-                return True
-            if not lane.front_count:
-                return False
-            if lane.model not in limits:
-                limits[lane.model] = passes(lane.model)
-            return lane.front_count >= limits[lane.model]
+    def overtake(self, job: WaitingJob, passes: Callable[[str], int]) -> bool:
+        """Let the job go before those that come before it in fair order, if it may: if each was
+        overtaken less often than `passes` has it for its model. Then it counts for each of them."""
+        passed = list(self._lanes_before(job))
+        if any(lane.front_count >= passes(lane.model) for lane, _ in passed):
+            return False
+        for lane, number in passed:
+            lane.pass_by(number)
+        return True
 
-        return sorted((lane.jobs[0] for lane in self._lanes() if is_due(lane)), key=self._place)
-
-    def _lanes(self) -> Iterator[Lane]:
-        for group in self._classes.values():
-            for line in group.active.values():
-                yield from line.lanes.values()
+    def _lanes_before(self, job: WaitingJob) -> Iterator[tuple[Lane, float]]:
+        """The lanes of which jobs come before it in fair order: those older than that number."""
+        rank, key = self._place(job)
+        for higher in range(rank):
+            for line in self._classes[higher].active.values():
+                yield from line.front(len(line.jobs))
+        for line in self._classes[rank].active.values():
+            yield from line.front(line.index(job) if line is job.line else line.count_before(key))
 
     def _place(self, job: WaitingJob) -> tuple[int, Key]:
         rank = _RANKS[job.submitted.priority]

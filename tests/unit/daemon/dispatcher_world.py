@@ -258,11 +258,18 @@ class World:
             assert effect.replaces in self.holders()
         if effect.job_id is not None:
             assert self.submitted[effect.job_id].model == effect.model
-            assert effect.job_id in self.waiting()
+            self._check_choice(effect.job_id)
         self.workers[effect.epoch] = Worker(
             effect.model, low_memory=effect.low_memory, cause=effect.job_id
         )
         self.starts.append(effect.model)
+
+    def _check_choice(self, job_id: str) -> None:
+        """Nobody overtakes for whom a worker has to be started, unless it is due."""
+        queue = self.dispatcher._waiting
+        chosen = queue.first_headed(self.now - self.dispatcher._max_wait) or queue.first()
+        assert chosen is not None
+        assert chosen.id == job_id
 
     def _check(self) -> None:
         holders = [self.workers[epoch] for epoch in self.holders()]
