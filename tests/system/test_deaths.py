@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hermetic import Client, GenerationFailed, JobCancelled, WorkerDied, WorkerUnresponsive
+from hermetic import Client, GenerationFailed, JobCancelled, Quarantined
 from hermetic import LoadFailed as LoadFailedError
-from hermetic_wire.messages import JobLoading, JobRunning, JobStep
+from hermetic_wire.messages import JobLoading, JobRetrying, JobRunning, JobStep
 from support.daemon import RunningDaemon
 from support.processes import gone, until
 
@@ -59,16 +59,17 @@ def test_a_stopped_worker_does_not_survive_its_daemon(daemon: RunningDaemon) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_worker_is_killed_in_mid_job(client: Client, number: signal.Signals) -> None:
-    job = client.submit("a", model="echo", **LONG)
+    job = client.submit("a", model="echo", steps=20, step_seconds=0.05)
     next(update for update in job if isinstance(update, JobStep))
     (row,) = client.workers()
     os.kill(row.pid, number)
-    with pytest.raises(WorkerDied) as died:
-        job.result(30)
-    assert number.name in died.value.message
-    if number != signal.SIGTERM:  # after which the worker ended in order
-        assert f"epoch {row.epoch}, pid {row.pid}" in (died.value.report or "")
-    assert client.generate("next", model="echo").worker.epoch == row.epoch + 1
+    told = next(update for update in job if isinstance(update, JobRetrying))
+    assert number.name in told.error.message
+    report = told.error.report or ""
+    assert f"epoch {row.epoch}, pid {row.pid}" in report
+    assert f"job: {job.id}" in report
+    assert "memory resident" in report
+    assert job.result(30).worker.epoch == row.epoch + 1
 
 
 def test_a_worker_is_killed_while_it_idles_and_the_next_job_does_not_notice(
@@ -88,49 +89,12 @@ def test_a_worker_is_killed_while_it_loads() -> None:
         until(lambda: [row.state for row in client.workers()] == ["loading"], 30, "it loads")
         (row,) = client.workers()
         os.kill(row.pid, signal.SIGKILL)
-        with pytest.raises(WorkerDied, match="loading"):
+        told = next(update for update in job if isinstance(update, JobRetrying))
+        assert "loading" in told.error.message
+        assert waiting.result(30).images, "while the model of the other pauses"
+        job.cancel()
+        with pytest.raises(JobCancelled):
             job.result(30)
-        assert waiting.result(30).images
-
-
-def test_a_stopped_worker_is_found_by_its_missed_steps() -> None:
-    with RunningDaemon(impatient(1.0)) as daemon, daemon.client() as client:
-        job = client.submit("a", model="echo", **LONG)
-        next(update for update in job if isinstance(update, JobStep))
-        (row,) = client.workers()
-        os.kill(row.pid, signal.SIGSTOP)
-        with pytest.raises(WorkerUnresponsive, match="next step") as hung:
-            job.result(30)
-        assert "SIGKILL" in (hung.value.report or "")
-        assert gone(row.pid)
-        assert client.generate("next", model="echo").images
-
-
-def test_a_worker_wedged_with_the_gil_held_is_found_by_its_missed_steps() -> None:
-    config = impatient(1.0) + model("wedge", hold_gil_at_step=2)
-    with RunningDaemon(config, misbehaving=True) as daemon, daemon.client() as client:
-        with pytest.raises(WorkerUnresponsive, match="next step"):
-            client.generate("a", model="wedge", steps=4)
-        assert client.generate("next", model="echo").images
-
-
-def test_a_load_that_hangs_is_found_and_the_next_job_runs() -> None:
-    config = impatient(1.0) + model("stuck", hang_in_load=True)
-    with RunningDaemon(config, misbehaving=True) as daemon, daemon.client() as client:
-        with pytest.raises(WorkerUnresponsive, match="load"):
-            client.generate("a", model="stuck")
-        assert client.generate("next", model="echo").images
-
-
-@pytest.mark.parametrize("how", ["crash_at_step", "exit_at_step"])
-def test_a_worker_ends_itself_in_mid_job(how: str) -> None:
-    config = model("bad", **{how: 2})
-    with RunningDaemon(config, misbehaving=True) as daemon, daemon.client() as client:
-        with pytest.raises(WorkerDied) as died:
-            client.generate("a", model="bad", steps=4)
-        words = "SIGSEGV" if how == "crash_at_step" else "status 137"
-        assert words in died.value.message
-        assert client.generate("next", model="echo").images
 
 
 def test_a_pipeline_that_raises_costs_its_worker_and_nothing_else(client: Client) -> None:
@@ -144,9 +108,9 @@ def test_a_pipeline_that_raises_costs_its_worker_and_nothing_else(client: Client
 def test_a_stderr_flood_neither_blocks_the_worker_nor_fills_the_report() -> None:
     config = model("loud", flood_stderr=4_000_000, exit_at_step=2)
     with RunningDaemon(config, misbehaving=True) as daemon, daemon.client() as client:
-        with pytest.raises(WorkerDied) as died:
+        with pytest.raises(Quarantined) as died:
             client.generate("a", model="loud", steps=4)
-        assert len(died.value.report or "") < 100_000
+        assert len(died.value.report or "") < 200_000
 
 
 def test_cancel_ends_a_queued_a_loading_and_a_running_job() -> None:

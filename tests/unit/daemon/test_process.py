@@ -89,7 +89,12 @@ def test_who_stopped_itself_is_killed() -> None:
 def test_somebody_elses_sigkill_is_told_from_ours() -> None:
     exit = asyncio.run(ended(BORN + WAIT, lambda p: os.kill(p.pid, signal.SIGKILL)))
     assert exit.rung == "itself"
-    assert "from outside" in exit.words
+    assert "another process" in exit.words
+
+
+def test_the_oom_killer_is_told_from_somebodys_kill() -> None:
+    exit = ExitStatus(-signal.SIGKILL, "itself", (), 0, oom_kills=1)
+    assert "OOM killer was at work" in exit.words
 
 
 def test_a_grandchild_that_holds_the_pipes_dies_with_the_group_and_blocks_nobody() -> None:

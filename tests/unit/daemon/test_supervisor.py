@@ -153,11 +153,27 @@ def test_a_cancel_that_nobody_asked_for_is_somebody_elses_sigterm(
         await run_job(stage)
         await stage.say("worker", ENDS[2])
         await stage.hear_out()
-        finished = stage.events[-1]
-        assert isinstance(finished, events.Finished)
-        assert not finished.reusable
-        assert finished.error is not None
-        assert finished.error.code == "worker_died"
+        assert stage.processes[EPOCH].ends == [None]
+        stage.processes[EPOCH].die()
+        gone = stage.events[-1]
+        assert isinstance(gone, events.Gone)
+        assert "SIGTERM" in gone.error.message
+
+    on_stage(monkeypatch, play)
+
+
+def test_a_lost_device_is_the_workers_end_and_not_the_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play(stage: Stage) -> None:
+        await run_job(stage)
+        lost = ErrorBody(code="worker_died", message="the device was lost")
+        await stage.say("worker", encode(wire.Failed(epoch=EPOCH, job_id=JOB, error=lost)))
+        await stage.hear_out()
+        stage.processes[EPOCH].die()
+        gone = stage.events[-1]
+        assert isinstance(gone, events.Gone)
+        assert gone.error.message == "the device was lost"
 
     on_stage(monkeypatch, play)
 
@@ -172,6 +188,7 @@ def test_a_second_end_of_a_job_and_the_end_of_another_count_for_nothing(
         await stage.say("worker", encode(wire.Cancelled(epoch=EPOCH, job_id="another")))
         await stage.hear_out()
         assert stage.events == [events.Ready(EPOCH)]
+        stage.supervisor.cancel(EPOCH, JOB)  # so that each of them may come
         for end in (first, second):
             await stage.say("worker", ENDS[end])
         await stage.hear_out()
