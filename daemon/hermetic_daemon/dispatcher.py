@@ -17,7 +17,7 @@ After every event this tree is gone through from the top; the code carries the s
     4b. Otherwise wait.
 5.  A job may run, and nothing is paused. It is the first of these that there is:
     5a. the one for which a worker has become ready: a load is never made in vain;
-    5b. the first in fair order that has headed its app's line for `max_wait`;
+    5b. the first in fair order that has been the first of its class for `max_wait`;
     5c. the first in fair order whose model is loaded, if no job before it was overtaken as often
         as that one's model allows; each of them has been overtaken once more, then;
     5d. the first in fair order.
@@ -94,8 +94,8 @@ class Dispatcher:
 
     `standbys` says whether one is kept waiting, `residency` how many models may be loaded at once,
     where the measured ones fit into `capacity_bytes` (None: where no memory is counted). `options`
-    tells how long a model may stay. A job that heads its app's line for `max_wait` goes before all
-    others; a model whose worker crashes pauses for `backoff`, doubled each time up to
+    tells how long a model may stay. A job that is the first of its class for `max_wait` goes before
+    all others; a model whose worker crashes pauses for `backoff`, doubled each time up to
     `backoff_limit`. `first_epoch` is the newest epoch that was used before.
     """
 
@@ -226,11 +226,11 @@ class Dispatcher:
     def _turns(self) -> list[Turn]:
         """How the waiting jobs would follow each other if nothing else came."""
         awaited = self._awaited()
-        headed = self._waiting.first_headed(self._now - self._max_wait)
-        urgent = [job for job in (awaited, headed) if job is not None]
+        urgent = self._waiting.first_urgent(self._now - self._max_wait)
+        ahead = [job for job in (awaited, urgent) if job is not None]
         loaded = [slot.model for slot in sorted(self._slots, key=lambda slot: slot.since)]
         order = self._waiting.in_order()
-        return list(turns(order, urgent, loaded, self._residency, self._averages.passes))
+        return list(turns(order, ahead, loaded, self._residency, self._averages.passes))
 
     # Events.
 
@@ -492,11 +492,11 @@ class Dispatcher:
         return next((job for job in causes if job and job in self._waiting), None)  # 5a
 
     def _pick(self, now: float) -> WaitingJob | None:
-        headed = self._waiting.first_headed(now - self._max_wait)
-        if headed is not None:
-            return headed  # 5b
+        urgent = self._waiting.first_urgent(now - self._max_wait)
+        if urgent is not None:
+            return urgent  # 5b
         first = self._waiting.first()
-        loaded = self._waiting.first_for(slot.model for slot in self._slots.loaded())
+        loaded = self._waiting.first_for([slot.model for slot in self._slots.loaded()])
         if loaded in (None, first) or not self._waiting.overtake(loaded, self._averages.passes):
             return first  # 5d
         return loaded  # 5c

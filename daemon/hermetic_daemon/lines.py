@@ -32,8 +32,8 @@ class WaitingJob:
     number: int
     """Jobs are numbered as they come: the lower is the older."""
     line: Line
-    headed_since: float | None = None
-    """Since when it has been the first of its line."""
+    first_since: float | None = None
+    """Since when it has been the first of its class."""
     overtaken: int = 0
     """How often until it left its lane; while it waits there, the lane knows."""
     expires_at: float | None = None
@@ -120,7 +120,7 @@ class Line:
         self.aside: dict[str, Lane] = {}
         self._expected = expected
 
-    def add(self, job: WaitingJob, now: float, *, aside: bool) -> None:
+    def add(self, job: WaitingJob, *, aside: bool) -> None:
         """In its place by number."""
         lanes = self.aside if aside else self.lanes
         if job.model not in lanes:
@@ -128,9 +128,8 @@ class Line:
         lanes[job.model].add(job)
         if not aside:
             self.jobs.insert(self.index(job), job)
-            self._note_head(now)
 
-    def remove(self, job: WaitingJob, now: float) -> None:
+    def remove(self, job: WaitingJob) -> None:
         """It does not wait any more."""
         lanes = self.lanes if job.model in self.lanes else self.aside
         lane = lanes[job.model]
@@ -139,25 +138,18 @@ class Line:
             del lanes[job.model]
         if lanes is self.lanes:
             del self.jobs[self.index(job)]
-            self._note_head(now)
 
-    def set_aside(self, model: str, now: float) -> None:
+    def set_aside(self, model: str) -> None:
         """Its jobs may not run now."""
         if model in self.lanes:
             self.aside[model] = self.lanes.pop(model)
             self.jobs = [job for job in self.jobs if job.model != model]
-            self._note_head(now)
 
-    def bring_back(self, model: str, now: float) -> None:
+    def bring_back(self, model: str) -> None:
         """They may again, each in its old place."""
         if model in self.aside:
             self.lanes[model] = self.aside.pop(model)
             self.jobs = sorted([*self.jobs, *self.lanes[model].jobs], key=_number)
-            self._note_head(now)
-
-    def _note_head(self, now: float) -> None:
-        if self.jobs and self.jobs[0].headed_since is None:
-            self.jobs[0].headed_since = now
 
     def index(self, job: WaitingJob) -> int:
         """How many of its jobs that may run are older."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hermetic_wire.generation import Priority
 
@@ -40,7 +40,7 @@ class _Class:
     def first(self) -> Line | None:
         return min(self.active.values(), key=lambda line: line.key(0), default=None)
 
-    def update(self, line: Line) -> None:
+    def update(self, line: Line, now: float) -> None:
         """The line has got jobs that may run, or has lost them."""
         if not line.jobs:
             self.active.pop(line.app, None)
@@ -48,6 +48,14 @@ class _Class:
         elif line.app not in self.active:
             line.tag = max(line.tag, self.time)
             self.active[line.app] = line
+            if len(self.active) == 1:
+                self.note_first(now)
+
+    def note_first(self, now: float) -> None:
+        """Its wait for a higher class, or for those whose model is loaded, begins."""
+        line = self.first()
+        if line is not None and line.jobs[0].first_since is None:
+            line.jobs[0].first_since = now
 
     def begin(self, line: Line, tag: float) -> None:
         """A job of the line begins that had this tag."""
@@ -142,8 +150,8 @@ class Waiting:
         app = job.submitted.app
         group = self._class(job.submitted)
         group.lines[app] = job.line
-        job.line.add(job, now, aside=job.model in self._aside)
-        group.update(job.line)
+        job.line.add(job, aside=job.model in self._aside)
+        group.update(job.line, now)
         self._jobs[job.id] = job
         self._by_app[app] += 1
         self._by_model.setdefault(job.model, {})[job.id] = job
@@ -158,8 +166,8 @@ class Waiting:
         del same[job.id]
         if not same:
             del self._by_model[job.model]
-        job.line.remove(job, now)
-        self._class(job.submitted).update(job.line)
+        job.line.remove(job)
+        self._class(job.submitted).update(job.line, now)
 
     def expire(self, now: float) -> list[WaitingJob]:
         """The jobs whose time to begin is over; they wait until `remove`."""
@@ -182,15 +190,15 @@ class Waiting:
         """No worker may be started for the model: its jobs are out of the order for now."""
         self._aside.add(model)
         for group, line in self._lines_for(model):
-            line.set_aside(model, now)
-            group.update(line)
+            line.set_aside(model)
+            group.update(line, now)
 
     def bring_back(self, model: str, now: float) -> None:
         """One may be started again."""
         self._aside.discard(model)
         for group, line in self._lines_for(model):
-            line.bring_back(model, now)
-            group.update(line)
+            line.bring_back(model)
+            group.update(line, now)
 
     def _lines_for(self, model: str) -> list[tuple[_Class, Line]]:
         lines = {id(job.line): job for job in self._by_model.get(model, {}).values()}
@@ -207,6 +215,8 @@ class Waiting:
         job.line.tag += expected + extra
         self.remove(job, now)
         job.expires_at = None
+        for each in self._classes.values():
+            each.note_first(now)
         return expected
 
     def end(self, job: WaitingJob, charged: float, seconds: float) -> None:
@@ -229,32 +239,27 @@ class Waiting:
                 return line.jobs[0]
         return None
 
-    def first_for(self, models: Iterable[str]) -> WaitingJob | None:
+    def first_for(self, models: Sequence[str]) -> WaitingJob | None:
         """The first in fair order that wants one of the models."""
         wanted = [model for model in models if model in self._by_model]
         if not wanted:  # nothing to look through
             return None
-        return min(
-            (
-                line.lanes[model].jobs[0]
-                for group in self._classes.values()
-                for line in group.active.values()
-                for model in wanted
-                if model in line.lanes
-            ),
-            key=self._place,
-            default=None,
+        return self._foremost(
+            line.lanes[model].jobs[0]
+            for line in self._lines()
+            for model in wanted
+            if model in line.lanes
         )
 
-    def first_headed(self, before: float) -> WaitingJob | None:
-        """The first in fair order that has been the first of its line since then, or longer."""
-        heads = (
-            line.jobs[0]
-            for group in self._classes.values()
-            for line in group.active.values()
-            if (line.jobs[0].headed_since or 0.0) <= before
-        )
-        return min(heads, key=self._place, default=None)
+    def first_urgent(self, since: float) -> WaitingJob | None:
+        """The first in fair order that has been the first of its class since then, or longer."""
+        for group in self._classes.values():
+            line = group.first()
+            if line is not None:
+                first_since = line.jobs[0].first_since
+                if first_since is not None and first_since <= since:
+                    return line.jobs[0]
+        return None
 
     def overtake(self, job: WaitingJob, passes: Callable[[str], int]) -> bool:
         """Let the job go before those that come before it in fair order, if it may: if each was
@@ -274,6 +279,13 @@ class Waiting:
                 yield from line.front(len(line.jobs))
         for line in self._classes[rank].active.values():
             yield from line.front(line.index(job) if line is job.line else line.count_before(key))
+
+    def _lines(self) -> Iterator[Line]:
+        for group in self._classes.values():
+            yield from group.active.values()
+
+    def _foremost(self, jobs: Iterable[WaitingJob]) -> WaitingJob | None:
+        return min(jobs, key=self._place, default=None)
 
     def _place(self, job: WaitingJob) -> tuple[int, Key]:
         rank = _RANKS[job.submitted.priority]

@@ -267,7 +267,7 @@ class World:
     def _check_choice(self, job_id: str) -> None:
         """Nobody overtakes for whom a worker has to be started, unless it is due."""
         queue = self.dispatcher._waiting
-        chosen = queue.first_headed(self.now - self.dispatcher._max_wait) or queue.first()
+        chosen = queue.first_urgent(self.now - self.dispatcher._max_wait) or queue.first()
         assert chosen is not None
         assert chosen.id == job_id
 
