@@ -39,8 +39,6 @@ class WaitingJob:
     expires_at: float | None = None
     """None once it has been begun."""
     deaths: list[HermeticError] = field(default_factory=list)
-    short_of_memory: bool = False
-    """It has had a worker of its own, and memory ran out all the same."""
     passes_behind: int = 0
     """The lane's: the overtakings that reached this job and none behind it."""
 
