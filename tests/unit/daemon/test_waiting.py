@@ -1,0 +1,174 @@
+"""The queue against one that does everything the slow and obvious way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from hermetic_daemon.events import Submitted
+from hermetic_daemon.lines import WaitingJob
+from hermetic_daemon.waiting import Waiting
+
+SECONDS = {"quick": 0.5, "slow": 3.0, "other": 1.0}
+MODELS = st.sampled_from(sorted(SECONDS))
+RANKS = ("high", "normal", "low")
+
+
+@dataclass
+class Known:
+    """A waiting job as the slow queue has it."""
+
+    submitted: Submitted
+    number: int
+    overtaken: int = 0
+
+
+class WaitingMachine(RuleBasedStateMachine):
+    """Tags are read from the queue under test; order, counts and choices are worked out anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = Waiting(SECONDS.__getitem__)
+        self.known: dict[str, Known] = {}
+        self.aside: set[str] = set()
+        self.submitted = 0
+        self.begun: tuple[WaitingJob, Known, float] | None = None
+
+    @rule(
+        model=MODELS,
+        app=st.sampled_from("ab"),
+        priority=st.sampled_from(RANKS),
+        count=st.integers(1, 3),
+    )
+    def submit(self, model: str, app: str, priority: str, count: int) -> None:
+        for _ in range(count):
+            job = Submitted(f"job-{self.submitted}", model, app, priority)  # type: ignore[arg-type]
+            self.waiting.submit(job, 0.0)
+            self.known[job.job_id] = Known(job, self.submitted)
+            self.submitted += 1
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.known)))
+        self.waiting.remove(self.job(job_id), 0.0)
+        del self.known[job_id]
+
+    @rule(model=MODELS)
+    def set_aside_or_bring_back(self, model: str) -> None:
+        if model in self.aside:
+            self.waiting.bring_back(model, 0.0)
+        else:
+            self.waiting.set_aside(model, 0.0)
+        self.aside ^= {model}
+
+    @precondition(lambda self: self.begun is None and self.waiting.first())
+    @rule()
+    def begin_the_first(self) -> None:
+        job = self.waiting.first()
+        assert job is not None
+        self.begin(job)
+
+    @precondition(lambda self: self.begun is None)
+    @rule(model=MODELS, limit=st.integers(1, 3))
+    def begin_the_first_of_a_model(self, model: str, limit: int) -> None:
+        in_order = self.in_order()
+        wanted = [one for one in in_order if one.submitted.model == model]
+        job = self.waiting.first_for([model])
+        if not wanted:
+            assert job is None
+            return
+        assert job is not None
+        assert job.id == wanted[0].submitted.job_id
+        passed = in_order[: in_order.index(wanted[0])]
+        allowed = all(one.overtaken < limit for one in passed)
+        assert self.waiting.overtake(job, lambda model: limit) == allowed
+        if allowed:
+            for one in passed:
+                one.overtaken += 1
+            self.begin(job)
+
+    def begin(self, job: WaitingJob) -> None:
+        charged = self.waiting.begin(job, 0.0, 0.0)
+        self.begun = job, self.known.pop(job.id), charged
+
+    @precondition(lambda self: self.begun is not None)
+    @rule(seconds=st.sampled_from([0.0, 0.5, 7.0]), again=st.booleans())
+    def end(self, seconds: float, again: bool) -> None:
+        assert self.begun is not None
+        job, known, charged = self.begun
+        if again:
+            self.waiting.add(job, 0.0)
+            self.known[job.id] = known
+        self.waiting.end(job, charged, seconds)
+        self.begun = None
+
+    def job(self, job_id: str) -> WaitingJob:
+        job = self.waiting.get(job_id)
+        assert job is not None
+        return job
+
+    def in_order(self) -> list[Known]:
+        """Those that may run, by class, then by what their line will have had by then, then by
+        age."""
+        places = {}
+        for rank in RANKS:
+            for app in "ab":
+                line = sorted(
+                    (
+                        one
+                        for one in self.known.values()
+                        if (one.submitted.priority, one.submitted.app) == (rank, app)
+                        and one.submitted.model not in self.aside
+                    ),
+                    key=lambda one: one.number,
+                )
+                each = sum(SECONDS[one.submitted.model] for one in line) / max(1, len(line))
+                for index, one in enumerate(line):
+                    tag = self.job(one.submitted.job_id).line.tag
+                    places[one.number] = RANKS.index(rank), tag + index * each, one.number
+        eligible = [one for one in self.known.values() if one.number in places]
+        return sorted(eligible, key=lambda one: places[one.number])
+
+    @invariant()
+    def the_first_is_the_first(self) -> None:
+        in_order, first = self.in_order(), self.waiting.first()
+        assert (first.id if first else None) == (in_order[0].submitted.job_id if in_order else None)
+
+    @invariant()
+    def everyone_is_there_in_order_and_with_the_right_count(self) -> None:
+        found = self.waiting.in_order()
+        in_order = self.in_order()
+        eligible = [one.submitted.job_id for one in in_order]
+        assert [job.id for job, _ in found][: len(eligible)] == eligible
+        assert {job.id for job, _ in found} == self.known.keys()
+        assert len(self.waiting) == len(self.known)
+        for job, count in found:
+            assert count == self.known[job.id].overtaken
+
+    @invariant()
+    def a_queue_at_rest_remembers_nobody(self) -> None:
+        if not self.known and self.begun is None:
+            assert all(not group.lines for group in self.waiting._classes.values())
+
+
+WaitingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+TestWaiting = WaitingMachine.TestCase
+
+
+def test_apps_that_have_gone_are_forgotten_while_others_work() -> None:
+    """Each app's share is kept as long as it is ahead, and no longer."""
+    waiting = Waiting(lambda model: 1.0)
+    for number in range(2000):
+        waiting.submit(Submitted(f"job-{number}", "echo", f"app-{number}"), 0.0)
+        waiting.submit(Submitted(f"more-{number}", "echo", "resident"), 0.0)
+        for _ in range(2):
+            job = waiting.first()
+            assert job is not None
+            charged = waiting.begin(job, 0.0, 0.0)
+            waiting.submit(Submitted(f"next-{job.id}", "echo", "resident"), 0.0)
+            waiting.end(job, charged, 1.0)
+    assert len(waiting._classes[1].lines) < 200
