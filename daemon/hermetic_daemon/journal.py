@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from hermetic_wire.errors import ErrorBody, StoreBroken, StoreUnavailable
-from hermetic_wire.generation import Output, Task, WorkerIdentity
+from hermetic_wire.errors import ErrorBody, InvalidParameter, StoreBroken, StoreUnavailable
 
 from .migrations import migrate
 from .records import End, Measured, Record
 
-__all__ = ["Journal", "Kept"]
+__all__ = ["Journal", "Kept", "is_environment"]
 
 WAY_OUT = (
     "To keep it for a look and begin a new one, start once with: hermeticd --set-store-aside. "
     "Jobs that had not ended are then lost."
 )
+_BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""What SQLite says of a journal that is not what it wrote, missing tables included."""
 _encode = msgspec.msgpack.Encoder().encode
-_task = msgspec.msgpack.Decoder(Task)
-_output = msgspec.msgpack.Decoder(Output)
-_error = msgspec.msgpack.Decoder(ErrorBody)
 _errors = msgspec.msgpack.Decoder(tuple[ErrorBody, ...])
-_worker = msgspec.msgpack.Decoder(WorkerIdentity)
 _sizes = msgspec.msgpack.Decoder(list[int])
 
 
@@ -35,7 +32,9 @@ class Kept(msgspec.Struct, frozen=True):
 
     job_id: str
     sizes: list[int]
+    """Bytes of each frame."""
     checksum: int
+    """CRC-32 of all of them."""
 
 
 class Journal:
@@ -43,22 +42,21 @@ class Journal:
 
     def __init__(self, file: Path) -> None:
         """Raises StoreBroken, StoreUnavailable."""
+        self._file = file
         try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.connection = sqlite3.connect(
                 file, isolation_level=None, check_same_thread=False, cached_statements=64
             )
-            file.chmod(0o600)
+        except (sqlite3.Error, OSError) as error:
+            raise self.refusal(error) from error
+        try:
             self._prepare()
-        except sqlite3.OperationalError as error:
-            raise StoreUnavailable(
-                f"The journal of jobs {file} cannot be opened: {error}. Look at the disk and at "
-                "the permissions, or set HERMETIC_STATE_DIR to another place."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise StoreBroken(
-                f"The journal of jobs {file} cannot be read: {error}. {WAY_OUT}"
-            ) from error
-        self._apps: dict[tuple[int, str], int] = {}
+        except BaseException as error:
+            self.connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise self.refusal(error) from error
+            raise
 
     def _prepare(self) -> None:
         execute = self.connection.execute
@@ -74,17 +72,35 @@ class Journal:
         """Close the connection."""
         self.connection.close()
 
+    def refusal(self, error: Exception) -> StoreBroken | StoreUnavailable:
+        """What happened in words, with what to do about it."""
+        if _is_broken(error):
+            return StoreBroken(
+                f"The journal of jobs {self._file} cannot be read: {error}. {WAY_OUT}"
+            )
+        return StoreUnavailable(
+            f"The journal of jobs {self._file} cannot be written: {error}. New jobs are refused "
+            "and nothing that was accepted is lost. Make room on the disk or mend its permissions, "
+            "or set HERMETIC_STATE_DIR to another place."
+        )
+
     # Jobs.
 
     def add(self, record: Record) -> None:
-        """A new job. Raises sqlite3.IntegrityError for an id that is there."""
-        self.connection.execute(
+        """A new job. Raises InvalidParameter for an id that is there, and changes nothing then."""
+        execute = self.connection.execute
+        (app,) = execute(
+            "INSERT INTO apps (uid, name, first_seen, last_seen) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (uid, name) DO UPDATE SET last_seen = excluded.last_seen RETURNING id",
+            (record.uid, record.app_name, record.submitted_at, record.submitted_at),
+        ).fetchone()
+        added = execute(
             "INSERT INTO jobs (id, app, pid, model, task, submitted_at, priority, expires_at,"
             " on_disconnect, keep_alive, preview_seconds)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
             (
                 record.id,
-                self._app(record),
+                app,
                 record.pid,
                 record.model,
                 _encode(record.task),
@@ -96,22 +112,11 @@ class Journal:
                 record.preview_seconds,
             ),
         )
-
-    def _app(self, record: Record) -> int:
-        key = record.uid, record.app_name
-        if key not in self._apps:
-            row = self.connection.execute(
-                "INSERT INTO apps (uid, name, first_seen, last_seen) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (uid, name) DO UPDATE SET last_seen = excluded.last_seen"
-                " RETURNING id",
-                (*key, record.submitted_at, record.submitted_at),
-            ).fetchone()
-            self._apps[key] = row[0]
-        return self._apps[key]
-
-    def forget_apps(self) -> None:
-        """What was remembered of rows may have been rolled back."""
-        self._apps.clear()
+        if not added.rowcount:
+            raise InvalidParameter(
+                f"The job id {record.id!r} is in use. Follow that job, or submit under a new id."
+            )
+        execute("UPDATE apps SET jobs = jobs + 1 WHERE id = ?", (app,))
 
     def begin(self, job_id: str, epoch: int, pid: int, at: float) -> None:
         """A worker is given the job."""
@@ -129,13 +134,12 @@ class Journal:
     def requeue(self, job_id: str, at: float, error: ErrorBody | None, *, death: bool) -> None:
         """Its attempt is over without an end."""
         self._end_attempt(job_id, at, error.code if error else "parked")
-        deaths = self._deaths(job_id)
-        if death and error is not None:
-            deaths = (*deaths, error)
         self.connection.execute(
-            "UPDATE jobs SET state = 'queued', started_at = NULL, deaths = ? WHERE id = ?",
-            (_encode(deaths), job_id),
+            "UPDATE jobs SET state = 'queued', started_at = NULL WHERE id = ?", (job_id,)
         )
+        if death and error is not None:
+            deaths = _encode((*self._deaths(job_id), error))
+            self.connection.execute("UPDATE jobs SET deaths = ? WHERE id = ?", (deaths, job_id))
 
     def _deaths(self, job_id: str) -> tuple[ErrorBody, ...]:
         row = self.connection.execute("SELECT deaths FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -194,127 +198,47 @@ class Journal:
     def measure(self, measured: Measured) -> None:
         """What is known of a model by now."""
         self.connection.execute(
-            "INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?)",
-            (
-                measured.model,
-                measured.job_seconds,
-                measured.load_seconds,
-                measured.footprint_bytes,
-            ),
+            "INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?)", msgspec.structs.astuple(measured)
         )
 
     def born(self, pid: int, started: float, epoch: int) -> None:
-        """A child of the daemon."""
-        self.connection.execute(
-            "INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", (pid, started, epoch)
+        """A child of the daemon. Its epoch is never used again, whatever is forgotten."""
+        execute = self.connection.execute
+        execute("INSERT OR REPLACE INTO processes VALUES (?, ?, ?)", (pid, started, epoch))
+        execute(
+            "INSERT INTO meta VALUES ('epoch', ?) ON CONFLICT (key)"
+            " DO UPDATE SET value = max(value, excluded.value)",
+            (epoch,),
         )
 
     def reaped(self, pid: int) -> None:
         """It has ended."""
         self.connection.execute("DELETE FROM processes WHERE pid = ?", (pid,))
 
+    def forget_processes(self) -> None:
+        """An earlier daemon's children have been ended."""
+        self.connection.execute("DELETE FROM processes")
+
     def set_paused(self, paused: bool) -> None:
         """Whether jobs are begun."""
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('paused', ?)", (int(paused),))
 
-    # What an earlier daemon has left.
-
-    def requeue_interrupted(self, at: float) -> None:
-        """What was running when a daemon died waits again."""
+    def probe(self) -> None:
+        """Something that has to be written, and means nothing."""
         self.connection.execute(
-            "UPDATE attempts SET ended_at = ?, outcome = 'interrupted' WHERE ended_at IS NULL",
-            (at,),
-        )
-        self.connection.execute(
-            "UPDATE jobs SET state = 'queued', started_at = NULL,"
-            " interruptions = interruptions + 1 WHERE state IN ('loading', 'running')"
+            "INSERT INTO meta VALUES ('probe', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
         )
 
-    def requeue_lost(self, job_ids: Iterable[str]) -> None:
-        """Their pixels are not what was written: they are drawn again."""
-        for job_id in job_ids:
-            self.connection.execute("DELETE FROM results WHERE job = ?", (job_id,))
-            self.connection.execute(
-                "UPDATE jobs SET state = 'queued', started_at = NULL, ended_at = NULL,"
-                " worker = NULL WHERE id = ?",
-                (job_id,),
-            )
 
-    def all_kept(self) -> list[Kept]:
-        """Of every result whose pixels are kept."""
-        rows = self.connection.execute("SELECT job, sizes, checksum FROM results WHERE NOT dropped")
-        return [Kept(job, _sizes.decode(sizes), checksum) for job, sizes, checksum in rows]
-
-    def records(self) -> tuple[Record, ...]:
-        """Open jobs by arrival, then ended ones by their end."""
-        cursor = self.connection.cursor()
-        cursor.row_factory = sqlite3.Row
-        rows = cursor.execute(
-            "SELECT jobs.*, apps.uid, apps.name, results.output, results.dropped FROM jobs"
-            " JOIN apps ON apps.id = jobs.app LEFT JOIN results ON results.job = jobs.id"
-            " ORDER BY jobs.ended_at IS NOT NULL, jobs.ended_at, jobs.seq"
-        )
-        return tuple(_record(row) for row in rows)
-
-    def measured(self) -> tuple[Measured, ...]:
-        """Of every model."""
-        rows = self.connection.execute(
-            "SELECT model, job_seconds, load_seconds, footprint_bytes FROM measured"
-        )
-        return tuple(
-            Measured(model=row[0], job_seconds=row[1], load_seconds=row[2], footprint_bytes=row[3])
-            for row in rows
-        )
-
-    def processes(self) -> tuple[tuple[int, float], ...]:
-        """Pid and start of those that were not seen to end."""
-        return tuple(self.connection.execute("SELECT pid, started FROM processes").fetchall())
-
-    def forget_processes(self) -> None:
-        """They have been ended."""
-        self.connection.execute("DELETE FROM processes")
-
-    def paused(self) -> bool:
-        """Whether jobs are not begun."""
-        row = self.connection.execute("SELECT value FROM meta WHERE key = 'paused'").fetchone()
-        return bool(row and row[0])
-
-    def last_epoch(self) -> int:
-        """The newest that was ever used."""
-        (epoch,) = self.connection.execute(
-            "SELECT max(coalesce((SELECT max(epoch) FROM attempts), 0),"
-            " coalesce((SELECT value FROM meta WHERE key = 'epoch'), 0))"
-        ).fetchone()
-        return int(epoch)
-
-    def note_epoch(self, epoch: int) -> None:
-        """Attempts are forgotten with their jobs; this is not."""
-        self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (epoch,))
+def is_environment(error: Exception) -> bool:
+    """Whether disk or journal are the cause, rather than what was to be written."""
+    if isinstance(error, sqlite3.OperationalError | OSError):
+        return True
+    return type(error) is sqlite3.DatabaseError  # corruption; what has a class is a fact's fault
 
 
-def _record(row: Any) -> Record:
-    return Record(
-        id=row["id"],
-        app_name=row["name"],
-        uid=row["uid"],
-        pid=row["pid"],
-        model=row["model"],
-        task=_task.decode(row["task"]),
-        submitted_at=row["submitted_at"],
-        priority=row["priority"],
-        expires_at=row["expires_at"],
-        on_disconnect=row["on_disconnect"],
-        keep_alive=row["keep_alive"],
-        preview_seconds=row["preview_seconds"],
-        state=row["state"],
-        attempts=row["attempts"],
-        interruptions=row["interruptions"],
-        deaths=_errors.decode(row["deaths"]) if row["deaths"] else (),
-        cancel_asked=bool(row["cancel_asked"]),
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        error=_error.decode(row["error"]) if row["error"] else None,
-        output=_output.decode(row["output"]) if row["output"] else None,
-        worker=_worker.decode(row["worker"]) if row["worker"] else None,
-        dropped=bool(row["dropped"]),
-    )
+def _is_broken(error: Exception) -> bool:
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code & 0xFF in _BROKEN  # the rest of it says more precisely the same

@@ -75,7 +75,10 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
         ),
     ),
+    ("0002_jobs_of_app", ("CREATE INDEX jobs_of_app ON jobs (app)",)),
 )
+"""Name and statements, in the order in which they are applied. One that was released is never
+changed; another follows it."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -87,9 +90,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     unknown = applied - {name for name, _ in MIGRATIONS}
     if unknown:
         raise StoreBroken(
-            f"The journal of jobs was written by a newer Hermetic: it has {', '.join(unknown)}, "
-            "which this version does not know. Install that version again, or move the journal out "
-            "of the way and begin a new one: hermeticd --set-store-aside."
+            "The journal of jobs was written by a newer Hermetic: this one does not know its "
+            f"{', '.join(sorted(unknown))}. Install that version again, or move the journal out of "
+            "the way and begin a new one: hermeticd --set-store-aside."
         )
     for name, statements in MIGRATIONS:
         if name not in applied:
@@ -105,5 +108,6 @@ def _apply(connection: sqlite3.Connection, name: str, statements: tuple[str, ...
         connection.execute("INSERT INTO migrations VALUES (?, ?)", (name, time.time()))
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # else SQLite has rolled it back itself: the disk is full
+            connection.execute("ROLLBACK")
         raise

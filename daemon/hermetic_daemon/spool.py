@@ -7,6 +7,7 @@ A file gets its name when it is whole, and is not forced to the disk: that would
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Sequence
@@ -18,35 +19,38 @@ from . import faults
 
 __all__ = ["Spool"]
 
+logger = logging.getLogger(__name__)
+
 _UNFINISHED = ".part"
+_BLOCK = 1 << 20
+"""Bytes that are looked at together."""
 
 
 class Spool:
-    """The files under one directory. Every method may raise OSError."""
+    """The files under one directory, which it makes. Raises OSError where it says nothing else."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def write(self, job_id: str, frames: Sequence[Frame]) -> tuple[list[int], int]:
-        """Keep the frames; returns their sizes in bytes and the CRC-32 of all."""
+        """Keep the frames; returns their sizes in bytes and the CRC-32 of all.
+
+        What cannot be written whole leaves nothing: it may be the disk that is full.
+        """
         faults.reach("finish.before_spool")
+        self._directory.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
         unfinished = self._directory / (job_id + _UNFINISHED)
-        sizes, checksum = [], 0
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb", buffering=0) as file:
-            for frame in frames:
-                data = memoryview(frame).cast("B")
-                half = len(data) // 2
-                for part in (data[:half], data[half:]):
-                    _write_all(file.fileno(), part)
-                    faults.reach("finish.half_spooled")
-                sizes.append(len(data))
-                checksum = zlib.crc32(data, checksum)
-        faults.reach("finish.before_rename")
-        unfinished.replace(self._directory / job_id)
+        try:
+            written = _write(unfinished, frames)
+            faults.reach("finish.before_rename")
+            unfinished.replace(self._directory / job_id)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise
         faults.reach("finish.after_rename")
-        return sizes, checksum
+        return written
 
     def read(self, job_id: str, sizes: Sequence[int], checksum: int) -> list[Frame] | None:
         """The frames; None where they are not what was written."""
@@ -63,6 +67,20 @@ class Spool:
             at += size
         return frames
 
+    def is_whole(self, job_id: str, size: int, checksum: int) -> bool:
+        """Whether the file is what was written: so many bytes, with this CRC-32. Raises nothing:
+        what cannot be read is not whole."""
+        found = 0
+        try:
+            with (self._directory / job_id).open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != size:
+                    return False
+                while block := file.read(_BLOCK):
+                    found = zlib.crc32(block, found)
+        except OSError:
+            return False
+        return found == checksum
+
     def remove(self, job_ids: Iterable[str]) -> None:
         """Keep their pixels no longer; no error where there are none."""
         for job_id in job_ids:
@@ -73,7 +91,27 @@ class Spool:
         """Remove what was not finished, and what belongs to no job that is known."""
         for file in self._directory.iterdir():
             if file.name not in known:
-                file.unlink()
+                try:
+                    file.unlink()
+                except OSError as error:  # such as a directory: it is nobody's result
+                    logger.warning("%s does not belong there and stays: %s", file, error.strerror)
+
+
+def _write(file: Path, frames: Sequence[Frame]) -> tuple[list[int], int]:
+    sizes, checksum = [], 0
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        for frame in frames:
+            data = memoryview(frame).cast("B")
+            half = len(data) // 2
+            for part in (data[:half], data[half:]):
+                _write_all(descriptor, part)
+                faults.reach("finish.half_spooled")
+            sizes.append(len(data))
+            checksum = zlib.crc32(data, checksum)
+    finally:
+        os.close(descriptor)
+    return sizes, checksum
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -1,0 +1,228 @@
+"""The one thread that writes: all that waits goes into one transaction, and everybody is told.
+
+Facts that must be written are kept in their order and tried again until they are; a fact that may
+be refused is refused while that is so. What can never be written is not let stand in the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hermetic_wire.errors import HermeticError, StoreUnavailable
+
+from . import faults
+from .journal import Journal, is_environment
+
+__all__ = ["Fact", "Look", "Then", "Writer"]
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""Between two attempts to write what must be written."""
+PAUSE_SECONDS = 0.02
+"""So short at least, however many ask: what cannot be written shall not keep a core busy."""
+CLOSE_SECONDS = 10.0
+"""For the last facts, when the daemon ends."""
+
+Then: TypeAlias = Callable[[HermeticError | None], None]
+
+
+@dataclass(eq=False, slots=True)
+class Fact:
+    """Something to be written."""
+
+    kind: str
+    """As `faults` names it."""
+    apply: Callable[[], None]
+    """Called in the thread, within the transaction; again where that could not be committed.
+    Raises a HermeticError to refuse it, having changed nothing."""
+    then: Then | None = None
+    """Called in the loop, once: with None when it is on the disk, or why it is not."""
+    refusable: bool = False
+    afterwards: Callable[[], None] | None = None
+    """Called in the thread once it is on the disk."""
+
+
+@dataclass(eq=False, slots=True)
+class Look:
+    """Something to be read, after all that was asked before it."""
+
+    read: Callable[[], None]
+    """Called in the thread, outside of any transaction; raises nothing."""
+    then: Callable[[], None]
+    """Called in the loop."""
+
+
+class _AtFault(Exception):
+    """A fact that cannot be written whatever the disk is like."""
+
+    def __init__(self, fact: Fact, error: Exception) -> None:
+        super().__init__(str(error))
+        self.fact = fact
+        self.error = error
+
+
+class Writer:
+    """`ask` returns at once; what was asked is written in its order."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.failure = ""
+        """Why nothing can be written, while that is so."""
+        self._journal = journal
+        self._asked: queue.SimpleQueue[Fact | Look | None] = queue.SimpleQueue()
+        self._backlog: list[Fact] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Write from now on, and tell in this loop."""
+        self._loop = loop
+        self._thread.start()
+
+    def ask(self, what: Fact | Look) -> None:
+        """Have it written, or read."""
+        self._asked.put(what)
+
+    def close(self) -> bool:
+        """Write what was asked by now; whether the thread has ended, which a dead disk can hold."""
+        if self._thread.is_alive():
+            self._asked.put(None)
+            self._thread.join(CLOSE_SECONDS)
+        return not self._thread.is_alive()
+
+    # In the thread.
+
+    def _serve(self) -> None:
+        over = False
+        while not over:
+            batch, over = self._take()
+            facts = [*self._backlog, *(one for one in batch if isinstance(one, Fact))]
+            if self.failure and not facts:  # nothing but the wish to know
+                facts = [Fact("meta", self._journal.probe, refusable=True)]
+            tell = self._write(facts)
+            for one in batch:
+                if isinstance(one, Look):
+                    one.read()
+                    tell.append(one.then)
+            self._tell(tell)
+        if self._backlog:
+            logger.error("%d facts could not be written: %s", len(self._backlog), self.failure)
+
+    def _take(self) -> tuple[list[Fact | Look], bool]:
+        """All that is asked by now, after waiting for something; and whether that was the last."""
+        batch: list[Fact | Look] = []
+        with contextlib.suppress(queue.Empty):
+            asked = self._asked.get(timeout=RETRY_SECONDS if self.failure else None)
+            if self.failure:
+                time.sleep(PAUSE_SECONDS)
+            while asked is not None:
+                batch.append(asked)
+                asked = self._asked.get_nowait()
+            return batch, True
+        return batch, False
+
+    def _write(self, facts: list[Fact]) -> list[Callable[[], None]]:
+        """One transaction; or none, and what must be kept is kept. Returns whom to tell what."""
+        tell: list[Callable[[], None]] = []
+        while facts:
+            try:
+                refused = self._commit(facts)
+            except _AtFault as fault:
+                self._roll_back()
+                facts.remove(fault.fact)
+                tell += _leave_out(fault)
+            except (sqlite3.Error, OSError) as error:
+                self._roll_back()
+                return tell + self._fail(facts, error)
+            else:
+                return tell + self._succeed(facts, refused)
+        return tell
+
+    def _commit(self, facts: list[Fact]) -> dict[Fact, HermeticError]:
+        """Returns the facts that were refused for what they say. Raises _AtFault for one that
+        cannot be written, and what the disk or the journal raises."""
+        kinds = {fact.kind for fact in facts}
+        refused: dict[Fact, HermeticError] = {}
+        self._journal.connection.execute("BEGIN IMMEDIATE")
+        for fact in facts:
+            try:
+                fact.apply()
+            except HermeticError as error:  # it has changed nothing
+                refused[fact] = error
+            except Exception as error:
+                if is_environment(error):
+                    raise
+                raise _AtFault(fact, error) from error
+        for kind in kinds:
+            faults.reach(f"{kind}.before_commit")
+        self._journal.connection.execute("COMMIT")
+        for kind in kinds:
+            faults.reach(f"{kind}.after_commit")
+        return refused
+
+    def _roll_back(self) -> None:
+        """SQLite has done so itself where the disk was full."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._journal.connection.in_transaction:
+                self._journal.connection.execute("ROLLBACK")
+
+    def _succeed(
+        self, facts: list[Fact], refused: dict[Fact, HermeticError]
+    ) -> list[Callable[[], None]]:
+        if self.failure:
+            logger.warning("jobs are written down again; %d facts had waited", len(self._backlog))
+        self.failure, self._backlog = "", []
+        for fact in facts:
+            if fact.afterwards is not None:
+                try:
+                    fact.afterwards()
+                except OSError as error:  # the next daemon sweeps
+                    logger.warning("a result's file could not be removed: %s", error)
+        return [_telling(fact.then, refused.get(fact)) for fact in facts if fact.then is not None]
+
+    def _fail(self, facts: list[Fact], error: Exception) -> list[Callable[[], None]]:
+        refusal = self._journal.refusal(error)
+        if not self.failure:
+            logger.error("%s", refusal.message)
+        self.failure = refusal.message
+        told = StoreUnavailable(refusal.message, retry_after=RETRY_SECONDS)
+        tell = [_telling(fact.then, told) for fact in facts if fact.then is not None]
+        self._backlog = [fact for fact in facts if not fact.refusable]
+        for fact in self._backlog:
+            fact.then = None  # told once
+        return tell
+
+    def _tell(self, tell: list[Callable[[], None]]) -> None:
+        """Wake the loop once; who raises keeps no other from being told."""
+        loop = self._loop
+        if not tell or loop is None:
+            return
+
+        def wake() -> None:
+            for each in tell:
+                loop.call_soon(each)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
+            loop.call_soon_threadsafe(wake)
+
+
+def _telling(then: Then, error: HermeticError | None) -> Callable[[], None]:
+    return lambda: then(error)
+
+
+def _leave_out(fault: _AtFault) -> list[Callable[[], None]]:
+    """It would fail again for ever, and all others with it."""
+    fact, error = fault.fact, fault.error
+    logger.error("what is known of a job (%s) cannot be written", fact.kind, exc_info=error)
+    if fact.then is None:
+        return []
+    return [_telling(fact.then, HermeticError(f"This cannot be written down: {error}."))]
