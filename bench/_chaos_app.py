@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ __all__ = ["AppTask", "digest", "reference_name"]
 
 AT_ONCE = 4
 """Jobs that it has with the daemon at a time."""
-LAG = 8
-"""So many more of its jobs end before an end is asked for again."""
+LAG_S = 1.0
+"""From an end to the question for it once more: others end meanwhile, but fewer than are kept."""
 PATIENCE_S = 120.0
 """For a daemon that is killed and started again."""
 RETRY_S = 0.1
@@ -73,15 +72,15 @@ class App:
         self._task = task
         self._journal = Journal(Path(task.journal))
         self._client = self._connected()
-        self._again: deque[PlannedJob] = deque()
+        self._tasks = asyncio.TaskGroup()
 
     async def run(self) -> None:
         """Until each of its jobs has ended and was asked for again."""
         jobs = iter(self._task.jobs)
         try:
-            await asyncio.gather(*(self._work(jobs) for _ in range(AT_ONCE)))
-            while self._again:
-                await self._ask_again(self._again.popleft())
+            async with self._tasks:
+                for _ in range(AT_ONCE):
+                    self._tasks.create_task(self._work(jobs))
         finally:
             await self._client.close()
             self._journal.close()
@@ -102,12 +101,11 @@ class App:
             if not history.ends:
                 self._journal.write(job.id, "ended", await self._end_of(job))
             if not history.again:
-                self._again.append(job)
-            if len(self._again) > LAG:
-                await self._ask_again(self._again.popleft())
+                self._tasks.create_task(self._ask_again(job))
 
     async def _ask_again(self, job: PlannedJob) -> None:
         """The same end has to be told, also to another process and by another daemon."""
+        await asyncio.sleep(LAG_S)
         self._journal.write(job.id, "again", await self._end_of(job))
 
     async def _end_of(self, job: PlannedJob) -> End:

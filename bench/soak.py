@@ -27,7 +27,7 @@ SMALL = Scale(
 )
 DEMO_SHARE = 0.02
 KEPT = 500
-"""Ended jobs that the daemon keeps: more than are between an end and the last question for it, and
+"""Ended jobs that the daemon keeps: more than end until an app has asked for an end once more, and
 few enough that keeping them is no growth of the quarters that are compared."""
 REFERENCE_S = 300.0
 START_METHODS = {True: "fork", False: "exec"}
