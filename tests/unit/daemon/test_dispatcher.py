@@ -254,5 +254,5 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert self.world.cancel_asked & set(self.world.submitted) <= set(self.world.ended)
 
 
-DispatcherMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+DispatcherMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestDispatcher = DispatcherMachine.TestCase

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hermetic_daemon.events import Submitted
-from hermetic_daemon.lines import WaitingJob
+from hermetic_daemon.lines import Lane, Line, WaitingJob
 from hermetic_daemon.waiting import Waiting
 
 SECONDS = {"quick": 0.5, "slow": 3.0, "other": 1.0}
@@ -40,8 +40,8 @@ class WaitingMachine(RuleBasedStateMachine):
     @rule(
         model=MODELS,
         app=st.sampled_from("ab"),
-        priority=st.sampled_from(RANKS),
-        count=st.integers(1, 3),
+        priority=st.sampled_from([*RANKS, "normal", "normal", "normal"]),
+        count=st.integers(1, 6),
     )
     def submit(self, model: str, app: str, priority: str, count: int) -> None:
         for _ in range(count):
@@ -155,8 +155,43 @@ class WaitingMachine(RuleBasedStateMachine):
             assert all(not group.lines for group in self.waiting._classes.values())
 
 
-WaitingMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+WaitingMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=30)
 TestWaiting = WaitingMachine.TestCase
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["add", "pass", "leave", "begin", "begin again"]), st.floats(0, 1)
+        ),
+        max_size=30,
+    )
+)
+def test_a_lane_counts_as_if_it_went_from_job_to_job(steps: list[tuple[str, float]]) -> None:
+    """`again`: the first comes back as soon as it was begun, as from a worker that died."""
+    line = Line("app", SECONDS.__getitem__)
+    lane, counts = Lane(line, "quick"), dict[int, int]()
+    for number, (step, where) in enumerate(steps):
+        chosen = lane.jobs[int(where * (len(lane.jobs) - 1))] if lane.jobs else None
+        if step == "add" or chosen is None:
+            job = Submitted(f"job-{number}", "quick", "app")
+            lane.add(WaitingJob(job, number, line))
+            counts[number] = 0
+        elif step == "pass":
+            lane.pass_by(chosen.number)
+            counts = {one: count + (one < chosen.number) for one, count in counts.items()}
+        elif step == "leave":
+            lane.remove(chosen)
+            del counts[chosen.number]
+        else:
+            first = lane.jobs[0]
+            lane.remove(first)
+            assert first.overtaken == counts.pop(first.number)
+            if step == "begin again":
+                lane.add(first)
+                counts[first.number] = first.overtaken
+        assert lane.counts() == [counts[job.number] for job in lane.jobs]
+        assert lane.front_count == max(counts.values(), default=0)
 
 
 def test_apps_that_have_gone_are_forgotten_while_others_work() -> None:
