@@ -20,6 +20,12 @@ __all__ = ["Router"]
 DRAIN_BATCH = 64
 """Messages taken before the loop gets a turn."""
 RETRY_SECONDS = 0.02
+# Plain numbers: or-ing the enumerations of pyzmq costs as much as a send.
+_READABLE = int(zmq.POLLIN)
+_NOW = int(zmq.NOBLOCK)
+_NOW_AND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_LARGE = 1 << 16
+"""Bytes from which a frame is rather shared than copied."""
 MAX_WAITING = 10_000
 """Messages kept for a peer that does not read; past that it counts as lost."""
 
@@ -45,6 +51,7 @@ class Router:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_RAW_BYTES + (1 << 20))
         self._socket.bind(f"ipc://{path}")
         self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._draining = False
         self._loop.add_reader(self._fd, self._drain)
 
     def close(self) -> None:
@@ -73,9 +80,14 @@ class Router:
         return peer in self._waiting
 
     def _try(self, peer: bytes, message: list[Frame | zmq.Frame]) -> None:
-        self._socket.send_multipart([peer, *message], zmq.NOBLOCK, copy=False)
+        """Whether it can be sent is decided at the first frame: the others go with it."""
+        self._socket.send(peer, _NOW_AND_MORE)
+        *others, last = message
+        for frame in others:
+            self._socket.send(frame, _NOW_AND_MORE, copy=_is_small(frame))
+        self._socket.send(last, _NOW, copy=_is_small(last))
         # The socket's descriptor is edge-triggered, and a send may have consumed the edge.
-        self._loop.call_soon(self._drain)
+        self._drain_soon()
 
     def _retry(self, peer: bytes) -> None:
         waiting = self._waiting.get(peer)
@@ -94,14 +106,21 @@ class Router:
         self._waiting.pop(peer, None)
         self._on_lost(peer)
 
+    def _drain_soon(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._drain)
+
     def _drain(self) -> None:
+        self._draining = False
         for _ in range(DRAIN_BATCH):
-            if self._socket.closed:
+            if self._socket.closed or not int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
                 return
-            try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
+            identity, *frames = self._socket.recv_multipart(_NOW, copy=False)
             # A callback of its own each: one that raises cannot stop the next.
             self._loop.call_soon(self._on_message, identity.bytes, frames)
-        self._loop.call_soon(self._drain)
+        self._drain_soon()
+
+
+def _is_small(frame: Frame | zmq.Frame) -> bool:
+    return not isinstance(frame, zmq.Frame) and memoryview(frame).nbytes < _LARGE

@@ -105,9 +105,13 @@ def _check_sizes(header: Frame, raw: Sequence[Frame]) -> None:
 
 
 def _check_depth(value: Any, allowed: int) -> None:
-    if not isinstance(value, (dict, list)):
-        return
-    if allowed == 0:
+    """Calls itself for containers only: most of what is looked at holds nothing."""
+    if allowed == 0 and isinstance(value, (dict, list)):
         raise MessageTooLarge(f"The header is nested deeper than {MAX_DEPTH} levels.")
-    for item in value.values() if isinstance(value, dict) else value:
-        _check_depth(item, allowed - 1)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return
+    for item in value:
+        if isinstance(item, (dict, list)):
+            _check_depth(item, allowed - 1)
