@@ -22,6 +22,12 @@ WAY_OUT = (
 )
 _BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """What SQLite says of a journal that is not what it wrote, missing tables included."""
+_ADD = (
+    "INSERT INTO jobs (app, id, pid, model, task, submitted_at, priority, expires_at,"
+    " on_disconnect, keep_alive, preview_seconds)"
+    " SELECT apps.id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM apps WHERE uid = ? AND name = ?"
+    " ON CONFLICT (id) DO NOTHING"
+)
 _encode = msgspec.msgpack.Encoder().encode
 _errors = msgspec.msgpack.Decoder(tuple[ErrorBody, ...])
 _sizes = msgspec.msgpack.Decoder(list[int])
@@ -87,36 +93,19 @@ class Journal:
     # Jobs.
 
     def add(self, record: Record) -> None:
-        """A new job. Raises InvalidParameter for an id that is there, and changes nothing then."""
-        execute = self.connection.execute
-        (app,) = execute(
-            "INSERT INTO apps (uid, name, first_seen, last_seen) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (uid, name) DO UPDATE SET last_seen = excluded.last_seen RETURNING id",
+        """A new job. Raises InvalidParameter for an id that is there, and adds nothing then."""
+        row = _row(record)
+        if self.connection.execute(_ADD, row).rowcount:
+            return
+        # The app is new, or the job is not.
+        self.connection.execute(
+            "INSERT OR IGNORE INTO apps (uid, name, first_seen, last_seen) VALUES (?, ?, ?, ?)",
             (record.uid, record.app_name, record.submitted_at, record.submitted_at),
-        ).fetchone()
-        added = execute(
-            "INSERT INTO jobs (id, app, pid, model, task, submitted_at, priority, expires_at,"
-            " on_disconnect, keep_alive, preview_seconds)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (
-                record.id,
-                app,
-                record.pid,
-                record.model,
-                _encode(record.task),
-                record.submitted_at,
-                record.priority,
-                record.expires_at,
-                record.on_disconnect,
-                record.keep_alive,
-                record.preview_seconds,
-            ),
         )
-        if not added.rowcount:
+        if not self.connection.execute(_ADD, row).rowcount:
             raise InvalidParameter(
                 f"The job id {record.id!r} is in use. Follow that job, or submit under a new id."
             )
-        execute("UPDATE apps SET jobs = jobs + 1 WHERE id = ?", (app,))
 
     def begin(self, job_id: str, epoch: int, pid: int, at: float) -> None:
         """A worker is given the job."""
@@ -228,6 +217,24 @@ class Journal:
         self.connection.execute(
             "INSERT INTO meta VALUES ('probe', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
         )
+
+
+def _row(record: Record) -> tuple[str | int | float | bytes | None, ...]:
+    """As `_ADD` wants it."""
+    return (
+        record.id,
+        record.pid,
+        record.model,
+        _encode(record.task),
+        record.submitted_at,
+        record.priority,
+        record.expires_at,
+        record.on_disconnect,
+        record.keep_alive,
+        record.preview_seconds,
+        record.uid,
+        record.app_name,
+    )
 
 
 def is_environment(error: Exception) -> bool:

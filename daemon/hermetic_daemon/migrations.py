@@ -75,7 +75,16 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
         ),
     ),
-    ("0002_jobs_of_app", ("CREATE INDEX jobs_of_app ON jobs (app)",)),
+    (
+        "0002_jobs_of_app",
+        (
+            "CREATE INDEX jobs_of_app ON jobs (app)",
+            """CREATE TRIGGER jobs_are_counted AFTER INSERT ON jobs BEGIN
+                UPDATE apps SET jobs = jobs + 1, last_seen = max(last_seen, new.submitted_at)
+                WHERE id = new.app;
+            END""",
+        ),
+    ),
 )
 """Name and statements, in the order in which they are applied. One that was released is never
 changed; another follows it."""

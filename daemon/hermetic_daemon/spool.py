@@ -39,10 +39,9 @@ class Spool:
         What cannot be written whole leaves nothing: it may be the disk that is full.
         """
         faults.reach("finish.before_spool")
-        self._directory.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
         unfinished = self._directory / (job_id + _UNFINISHED)
         try:
-            written = _write(unfinished, frames)
+            written = _write(self._create(unfinished), frames)
             faults.reach("finish.before_rename")
             unfinished.replace(self._directory / job_id)
         except OSError:
@@ -51,6 +50,14 @@ class Spool:
             raise
         faults.reach("finish.after_rename")
         return written
+
+    def _create(self, file: Path) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            return os.open(file, flags, 0o600)
+        except FileNotFoundError:  # somebody has tidied the directory away
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            return os.open(file, flags, 0o600)
 
     def read(self, job_id: str, sizes: Sequence[int], checksum: int) -> list[Frame] | None:
         """The frames; None where they are not what was written."""
@@ -97,9 +104,8 @@ class Spool:
                     logger.warning("%s does not belong there and stays: %s", file, error.strerror)
 
 
-def _write(file: Path, frames: Sequence[Frame]) -> tuple[list[int], int]:
+def _write(descriptor: int, frames: Sequence[Frame]) -> tuple[list[int], int]:
     sizes, checksum = [], 0
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         for frame in frames:
             data = memoryview(frame).cast("B")
