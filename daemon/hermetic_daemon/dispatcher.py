@@ -276,8 +276,11 @@ class Dispatcher:
         if urgent is not None:
             return urgent  # 5b
         first = self._waiting.first()
-        loaded = self._waiting.first_for([slot.model for slot in self._slots.loaded()])
-        if loaded in (None, first) or not self._waiting.overtake(loaded, self._averages.passes):
+        models = [slot.model for slot in self._slots.loaded()]
+        if first is None or first.model in models:
+            return first  # 5c, with nobody before it
+        loaded = self._waiting.first_for(models)
+        if loaded is None or not self._waiting.overtake(loaded, self._averages.passes):
             return first  # 5d
         return loaded  # 5c
 

@@ -33,23 +33,42 @@ class _Class:
         """By app, also of apps that have had more than their share and nothing waiting."""
         self.active: dict[str, Line] = {}
         """Those with jobs that may run."""
-        self.time = 0.0
+        self._places: list[tuple[float, int, int, Line]] = []
+        """A heap of the active lines' places, and of some that they have no more."""
+        self._notes = itertools.count()
+        self._time = 0.0
         """Virtual time: no line that becomes active has a lower tag."""
-        self.running = 0
+        self._running = 0
 
     def first(self) -> Line | None:
-        return min(self.active.values(), key=lambda line: line.key(0), default=None)
+        """The line whose turn it is."""
+        places = self._places
+        while places:
+            tag, number, _, line = places[0]
+            if line.jobs and line.tag == tag and line.jobs[0].number == number:
+                return line
+            heapq.heappop(places)
+        return None
 
     def update(self, line: Line, now: float) -> None:
         """The line has got jobs that may run, or has lost them."""
         if not line.jobs:
             self.active.pop(line.app, None)
-            self.rest()
-        elif line.app not in self.active:
-            line.tag = max(line.tag, self.time)
+            self._rest()
+            return
+        if line.app not in self.active:
+            line.tag = max(line.tag, self._time)
             self.active[line.app] = line
-            if len(self.active) == 1:
-                self.note_first(now)
+        self._note_place(line)
+        if len(self.active) == 1:
+            self.note_first(now)
+
+    def charge(self, line: Line, seconds: float) -> None:
+        """It has had the device for so long, or less than it was charged for."""
+        line.tag += seconds
+        if line.jobs:
+            self._note_place(line)
+        self._rest()
 
     def note_first(self, now: float) -> None:
         """Its wait for a higher class, or for those whose model is loaded, begins."""
@@ -57,24 +76,29 @@ class _Class:
         if line is not None and line.jobs[0].first_since is None:
             line.jobs[0].first_since = now
 
-    def begin(self, line: Line, tag: float) -> None:
-        """A job of the line begins that had this tag."""
-        self.running += 1
-        lowest = min((one.tag for one in self.active.values()), default=tag)
-        self.time = max(self.time, min(tag, lowest))
+    def begin(self, line: Line) -> None:
+        """A job of the line begins, which still waits."""
+        self._running += 1
+        first = self.first() or line
+        self._time = max(self._time, min(line.tag, first.tag))
         idle = len(self.lines) - len(self.active)
         if idle > len(self.active) + _KEPT_LINES:
             self._forget()
 
-    def end(self) -> None:
-        """It does not run any more."""
-        self.running -= 1
-        self.rest()
+    def end(self, line: Line, seconds: float) -> None:
+        """It runs no more, and took so much longer than it was charged for."""
+        self._running -= 1
+        self.charge(line, seconds)
 
-    def rest(self) -> None:
+    def _note_place(self, line: Line) -> None:
+        place = line.tag, line.jobs[0].number, next(self._notes), line
+        heapq.heappush(self._places, place)
+
+    def _rest(self) -> None:
         """Where nobody has anything to do, nobody is ahead of another any more."""
-        if not self.active and not self.running:
-            self.time = 0.0
+        if not self.active and not self._running:
+            self._time = 0.0
+            self._places.clear()
             for line in self.lines.values():
                 line.tag = 0.0
             self._forget()
@@ -84,7 +108,7 @@ class _Class:
         self.lines = {
             app: line
             for app, line in self.lines.items()
-            if line.jobs or line.aside or line.tag > self.time
+            if line.jobs or line.aside or line.tag > self._time
         }
 
 
@@ -210,10 +234,10 @@ class Waiting:
         """It runs, and waits no more. Charges its line the seconds it is expected to take and
         `extra` ones for the load; returns the former."""
         group = self._class(job.submitted)
-        tag, expected = job.line.tag, max(LEAST_SECONDS, self._expected(job.model))
-        group.begin(job.line, tag)
-        job.line.tag += expected + extra
+        expected = max(LEAST_SECONDS, self._expected(job.model))
+        group.begin(job.line)
         self.remove(job, now)
+        group.charge(job.line, expected + extra)
         job.expires_at = None
         for each in self._classes.values():
             each.note_first(now)
@@ -221,13 +245,12 @@ class Waiting:
 
     def end(self, job: WaitingJob, charged: float, seconds: float) -> None:
         """It does not run any more, after so many seconds."""
-        job.line.tag += max(LEAST_SECONDS, seconds) - charged
-        self._class(job.submitted).end()
+        more = max(LEAST_SECONDS, seconds) - charged
+        self._class(job.submitted).end(job.line, more)
 
     def charge(self, job: WaitingJob, seconds: float) -> None:
         """Its line caused a load that it does not use."""
-        job.line.tag += seconds
-        self._class(job.submitted).rest()
+        self._class(job.submitted).charge(job.line, seconds)
 
     # The order.
 
@@ -278,7 +301,10 @@ class Waiting:
             for line in self._classes[higher].active.values():
                 yield from line.front(len(line.jobs))
         for line in self._classes[rank].active.values():
-            yield from line.front(line.index(job) if line is job.line else line.count_before(key))
+            if line is job.line:
+                yield from line.front(line.index(job))
+            elif line.tag <= key[0]:
+                yield from line.front(line.count_before(key))
 
     def _lines(self) -> Iterator[Line]:
         for group in self._classes.values():

@@ -3,6 +3,8 @@ the dispatcher decides, and fails where that could not be done."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hermetic_daemon.dispatcher import Dispatcher
@@ -66,6 +68,7 @@ class World:
     deaths: dict[str, int] = field(default_factory=dict)
     cancel_asked: set[str] = field(default_factory=set)
     tickets: set[int | None] = field(default_factory=set)
+    ticket_numbers: Iterator[int] = field(default_factory=itertools.count)
     measured: set[str] = field(default_factory=set)
     """Models whose footprints the dispatcher was told."""
     paused: bool = False
@@ -101,7 +104,7 @@ class World:
 
     def unload(self, model: str) -> list[Effect]:
         """Somebody waits until the model is unloaded."""
-        ticket = len(self.tickets) + 1000 * len(self.submitted) + 1
+        ticket = next(self.ticket_numbers)
         self.tickets.add(ticket)
         return self.send(UnloadAsked(model, ticket))
 
