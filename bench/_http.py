@@ -19,7 +19,7 @@ from _arms import BenchError
 from hermetic_wire.generation import TextToImage
 from hermetic_worker.pipelines.echo import colour
 
-__all__ = ["App", "crowd", "server"]
+__all__ = ["PATH", "App", "crowd", "server", "task", "unfollowed"]
 
 PATH = "/generate"
 STALL_S = 30.0
@@ -48,6 +48,10 @@ def task(seed: int, side: int) -> TextToImage:
     return TextToImage(
         prompts=("http",), width=side, height=side, steps=1, guidance=1.0, seeds=(seed,)
     )
+
+
+def unfollowed(*step: object, **more: object) -> None:
+    """Steps of a pipeline that nobody follows."""
 
 
 class App:

@@ -17,12 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from _http import PATH, unfollowed
 from hermetic_wire.generation import TextToImage
 from hermetic_worker.pipelines.echo import Echo
-
-__all__ = ["PATH"]
-
-PATH = "/generate"
 
 _ECHO = Echo()
 
@@ -30,13 +27,9 @@ _ECHO = Echo()
 async def generate(request: Request) -> Response:
     """A task, complete as a worker gets it; its pixels."""
     task = msgspec.json.decode(await request.body(), type=TextToImage)
-    result = await run_in_threadpool(_ECHO.run, task, _on_step)
+    result = await run_in_threadpool(_ECHO.run, task, unfollowed)
     pixels = b"".join(bytes(frame) for frame in result.frames)
     return Response(pixels, media_type="application/octet-stream")
-
-
-def _on_step(step: int, steps: int, timestep: float | None = None) -> None:
-    """Nobody follows it."""
 
 
 def main() -> None:

@@ -155,7 +155,7 @@ class Bench:
         for ending, side in SIDES.items():
             task = _http.task(seed, side)
             began = time.perf_counter()
-            echo.run(task, lambda step, steps, timestep=None: None)
+            echo.run(task, _http.unfollowed)
             samples.add(f"function_ms{ending}", "ms", _ms_since(began))
 
     def _over_http(self, seed: int, samples: TailSamples) -> None:
