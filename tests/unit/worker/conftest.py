@@ -61,6 +61,10 @@ class DaemonEnd:
         assert isinstance(message, kind), message
         return message
 
+    def says_nothing(self) -> bool:
+        """Whether no message is here by now."""
+        return not self._socket.poll(0)
+
     def send(self, message: ToWorker) -> None:
         self.send_frames(to_worker.encode(message))
 
