@@ -9,12 +9,16 @@ from __future__ import annotations
 import enum
 import importlib.metadata
 import logging
+import math
 import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hermetic_wire.codec import Frame
 from hermetic_wire.errors import HermeticError, MalformedMessage, to_body
-from hermetic_wire.generation import Load, Output
+from hermetic_wire.generation import Image, Load, Output
 from hermetic_wire.worker import (
     Assign,
     Cancel,
@@ -219,7 +223,21 @@ class Worker:
         if isinstance(run.task, Load):
             return Result(Output(), ())
 
-        def on_step(step: int, steps: int, timestep: float | None = None) -> None:
+        shown_at = -math.inf
+
+        def on_step(
+            step: int,
+            steps: int,
+            timestep: float | None = None,
+            show: Callable[[], tuple[Image, Frame]] | None = None,
+        ) -> None:
+            nonlocal shown_at
+            picture: Image | None = None
+            raw: Sequence[Frame] = ()
+            pace, now = run.preview_seconds, time.monotonic()
+            if show is not None and pace is not None and now - shown_at >= pace:
+                shown_at = now
+                picture, *raw = show()
             self._channel.send(
                 Step(
                     epoch=self._epoch,
@@ -227,7 +245,9 @@ class Worker:
                     step=step,
                     steps=steps,
                     timestep=timestep,
-                )
+                    preview=picture,
+                ),
+                raw,
             )
             self._heed(run.job_id)
 

@@ -7,15 +7,14 @@ and the tiny pipelines are gone when `prepare` returns. Imports torch only insid
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import libraries
 from .device import Device, parse
+from .laps import Laps
 
 if TYPE_CHECKING:
     from .staging import Ring
@@ -43,28 +42,21 @@ def prepare(device_name: str, class_names: Iterable[str]) -> Standby:
     that are not known here are left to warm up with their model. Raises LoadFailed where the
     device cannot be had, torch's own error where it has no room.
     """
-    timings: dict[str, float] = {}
-    with _lap(timings, "imports"):
+    laps = Laps()
+    with laps.lap("imports"):
         libraries.bring_in()
     device = parse(device_name).claim()
     device.require()
-    with _lap(timings, "context"):
+    with laps.lap("context"):
         _open(device)
-    with _lap(timings, "kernels"):
+    with laps.lap("kernels"):
         for name in dict.fromkeys(class_names):
             if name in _TINY:
                 _warm(_TINY[name], device)
         _clear(device)
-    with _lap(timings, "ring"):
+    with laps.lap("ring"):
         ring = _ring(device)
-    return Standby(device, ring, timings)
-
-
-@contextmanager
-def _lap(timings: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    timings[stage] = time.perf_counter() - began
+    return Standby(device, ring, laps.seconds)
 
 
 def _open(device: Device) -> None:

@@ -14,7 +14,7 @@ from hermetic_worker.pipelines.echo import Echo, colour
 MakeTask = Callable[..., TextToImage]
 
 
-def ignore_step(step: int, steps: int, timestep: float | None = None) -> None:
+def ignore_step(step: int, steps: int, timestep: float | None = None, show: object = None) -> None:
     """An OnStep that goes on."""
 
 
@@ -37,7 +37,10 @@ def test_one_seed_for_a_batch_draws_different_images(echo_task: MakeTask) -> Non
 
 def test_steps_are_told_one_by_one(echo_task: MakeTask) -> None:
     told: list[tuple[int, int]] = []
-    Echo().run(echo_task(steps=3), lambda step, steps, timestep=None: told.append((step, steps)))
+    Echo().run(
+        echo_task(steps=3),
+        lambda step, steps, timestep=None, show=None: told.append((step, steps)),
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

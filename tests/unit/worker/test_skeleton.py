@@ -200,7 +200,7 @@ def load(pipeline: Pipeline, spec: ModelSpec) -> Footprint:
 
 
 def draw(pipeline: Pipeline) -> bytes:
-    result = pipeline.run(TASK, lambda step, steps, timestep=None: None)
+    result = pipeline.run(TASK, lambda step, steps, timestep=None, show=None: None)
     return b"".join(bytes(frame) for frame in result.frames)
 
 

@@ -36,7 +36,7 @@ def task(*prompts: str, **changes: Any) -> TextToImage:
     return TextToImage(**(fields | changes))
 
 
-def ignore_step(step: int, steps: int, timestep: float | None = None) -> None:
+def ignore_step(step: int, steps: int, timestep: float | None = None, show: object = None) -> None:
     """An OnStep that goes on."""
 
 
@@ -110,6 +110,23 @@ def test_the_pixels_are_those_of_bare_diffusers(
     assert sizes == {(wanted.width, wanted.height)}
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_low_memory_profile_draws_the_same_to_the_bit(
+    architecture: str,
+    loaded: dict[str, tuple[Pipeline, Footprint]],
+    sd15_folder: Path,
+    sdxl_folder: Path,
+) -> None:
+    folder = sd15_folder if architecture == "sd15" else sdxl_folder
+    thrifty = pipeline_for(architecture)
+    spec = ModelSpec(name=architecture, architecture=architecture, path=str(folder))
+    assign = Assign(model=spec, device="cpu", low_memory=True)
+    thrifty.load(assign, lambda stage, fraction: None)
+    wanted = task("a")
+    drawn = pixels(thrifty.run(wanted, ignore_step))
+    assert drawn == pixels(loaded[architecture][0].run(wanted, ignore_step))
+
+
 def test_layers_of_clip_can_be_skipped(pipeline: Pipeline) -> None:
     skipped = pipeline.run(task(extra={"clip_skip": 1}), ignore_step)
     assert pixels(skipped) != pixels(pipeline.run(task(), ignore_step))
@@ -140,7 +157,7 @@ def test_nothing_of_a_job_is_left_for_the_next(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_cancelled_pipeline_goes_on_as_if_nothing_was(pipeline: Pipeline, at: int) -> None:
-    def cancel(step: int, steps: int, timestep: float | None = None) -> None:
+    def cancel(step: int, steps: int, timestep: float | None = None, show: object = None) -> None:
         if step == at:
             raise Cancelled
 
@@ -154,7 +171,7 @@ def test_the_steps_of_images_drawn_one_by_one_are_counted_together(pipeline: Pip
     told: list[tuple[int, int]] = []
     pipeline.run(
         task("a", "b", seeds=(1, 2)),
-        lambda step, steps, timestep=None: told.append((step, steps)),
+        lambda step, steps, timestep=None, show=None: told.append((step, steps)),
     )
     assert told == [(step, told[0][1]) for step in range(1, told[0][1] + 1)]
 
@@ -164,7 +181,8 @@ def test_every_step_is_told_with_its_timestep(
 ) -> None:
     told: list[tuple[int, int, float | None]] = []
     loaded["sd15"][0].run(
-        task(steps=2), lambda step, steps, timestep=None: told.append((step, steps, timestep))
+        task(steps=2),
+        lambda step, steps, timestep=None, show=None: told.append((step, steps, timestep)),
     )
     assert [(step, steps) for step, steps, _ in told] == [(1, 3), (2, 3), (3, 3)], "PNDM: n + 1"
     assert [timestep for _, _, timestep in told] == [501.0, 1.0, 1.0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import InvalidParameter
-from hermetic_wire.generation import Output, TextToImage
+from hermetic_wire.generation import Image, Output, TextToImage
 from hermetic_wire.worker import Assign, ModelSpec
 
 if TYPE_CHECKING:
@@ -41,8 +41,15 @@ class OnProgress(Protocol):
 class OnStep(Protocol):
     """Called after every denoising step; it raises to end the job, and must be let through."""
 
-    def __call__(self, step: int, steps: int, timestep: float | None = None) -> None:
-        """Step 1 to `steps` is done; `timestep` is the noise schedule's."""
+    def __call__(
+        self,
+        step: int,
+        steps: int,
+        timestep: float | None = None,
+        show: Callable[[], tuple[Image, Frame]] | None = None,
+    ) -> None:
+        """Step 1 to `steps` is done; `timestep` is the noise schedule's. `show` draws how the
+        first image looks by now, and is called only where somebody wants to see it."""
 
 
 @dataclass(frozen=True)

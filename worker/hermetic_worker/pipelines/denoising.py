@@ -15,6 +15,7 @@ import torch
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import GUIDED_EXTRAS, Image, Output, TextToImage
 from hermetic_worker.device import Device
+from hermetic_worker.previews import Previews
 from hermetic_worker.results import framed
 
 from .base import OnStep, Result, Settings, settle
@@ -23,7 +24,12 @@ __all__ = ["denoise"]
 
 
 def denoise(
-    pipe: Any, scheduler_config: Any, task: TextToImage, device: Device, on_step: OnStep
+    pipe: Any,
+    scheduler_config: Any,
+    task: TextToImage,
+    device: Device,
+    on_step: OnStep,
+    previews: Previews,
 ) -> Result:
     """Run the task on `pipe`; `scheduler_config` is its scheduler's as it was loaded.
 
@@ -40,7 +46,7 @@ def denoise(
             # A scheduler keeps timesteps and outputs of its last run: A, B, A once differed.
             pipe.scheduler = type(pipe.scheduler).from_config(scheduler_config)
             stages.enter("text_encoder")
-            told = _told(on_step, stages, number, len(calls))
+            told = _told(on_step, stages, previews, number, len(calls))
             drawn = pipe(**arguments, callback_on_step_end=told, output_type="np").images
             new_images, new_frames = framed(drawn)
             images += new_images
@@ -56,7 +62,9 @@ def denoise(
     return Result(output, frames)
 
 
-def _told(on_step: OnStep, stages: _Stages, number: int, calls: int) -> Callable[..., Any]:
+def _told(
+    on_step: OnStep, stages: _Stages, previews: Previews, number: int, calls: int
+) -> Callable[..., Any]:
     """The pipeline's step callback, for call `number` of so many; raising in it is a cancel."""
 
     def on_step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Any:
@@ -64,7 +72,12 @@ def _told(on_step: OnStep, stages: _Stages, number: int, calls: int) -> Callable
         stages.note_first_step()
         if index + 1 == steps:
             stages.enter("decode")
-        on_step(number * steps + index + 1, calls * steps, float(timestep))
+        on_step(
+            number * steps + index + 1,
+            calls * steps,
+            float(timestep),
+            lambda: previews.show(tensors["latents"][0]),
+        )
         return tensors
 
     return on_step_end

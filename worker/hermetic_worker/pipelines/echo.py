@@ -9,6 +9,7 @@ import hashlib
 import time
 from typing import TYPE_CHECKING
 
+from hermetic_wire.codec import Frame
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import Image, Output, Parameter, TextToImage
 from hermetic_wire.worker import Assign, ModelSpec
@@ -57,7 +58,7 @@ class Echo:
             if step == fail_at:
                 raise RuntimeError(f"told to fail at step {step}")
             time.sleep(_number(task.extra, "step_seconds", 0.0))
-            on_step(step, settings.steps, float(settings.steps - step))
+            on_step(step, settings.steps, float(settings.steps - step), lambda: _preview(task))
         pixels = settings.width * settings.height
         frames = [bytes(one) * pixels for one in _colours(task)]
         output = Output(
@@ -67,6 +68,11 @@ class Echo:
             memory=host_memory(),
         )
         return Result(output, frames)
+
+
+def _preview(task: TextToImage) -> tuple[Image, Frame]:
+    side = 8
+    return Image(width=side, height=side), bytes(_colours(task)[0]) * side * side
 
 
 def _colours(task: TextToImage) -> list[tuple[int, int, int]]:

@@ -6,9 +6,6 @@ Light to import: torch and diffusers come in with `outline` or `load`.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hermetic_wire.errors import HermeticError, LoadFailed, ModelInvalid
@@ -17,10 +14,12 @@ from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker import checks, libraries
 from hermetic_worker.device import Device, parse
 from hermetic_worker.folder import Folder
+from hermetic_worker.laps import Laps
 
 from .base import OUTLINED, Footprint, OnProgress, OnStep, Result
 
 if TYPE_CHECKING:
+    from hermetic_worker.previews import Previews
     from hermetic_worker.skeleton import Skeleton
     from hermetic_worker.standby import Standby
 
@@ -41,6 +40,7 @@ class StableDiffusion:
         self._not_outlined = ""
         self._pipe: Any = None
         self._scheduler_config: Any = None
+        self._previews: Previews | None = None
         self._device = Device("cpu")
 
     def outline(self, spec: ModelSpec, device: str) -> str:
@@ -66,17 +66,19 @@ class StableDiffusion:
         self._device = standby.device if standby else parse(assign.device).claim()
         dtype = _dtype_name(spec, self._device)
         stamp = Folder.stamp(spec.path)
-        laps = _Laps()
+        laps = Laps()
         skeleton = self._skeleton
         stale = skeleton is not None and (skeleton.stamp, skeleton.dtype) != (stamp, dtype)
         if skeleton is not None and not stale:
             on_progress("weights", 0.3)
-            self._pipe = self._fill(skeleton, assign.read_ahead, standby, laps)
+            self._pipe = self._fill(skeleton, assign, standby, laps)
             how = "skeleton"
         else:
-            self._pipe = self._read(spec, dtype, on_progress, laps)
+            self._pipe = self._read(assign, dtype, on_progress, laps)
             why = "the files changed after the template was made" if stale else self._not_outlined
             how = f"from_pretrained: {why}" if why else "from_pretrained"
+        if assign.low_memory:
+            _do_with_little(self._pipe, self._device)
         self._scheduler_config = self._pipe.scheduler.config
         fingerprint = _fingerprint(stamp, dtype, self._device)
         if _is_to_be_tried(assign, fingerprint):
@@ -95,31 +97,35 @@ class StableDiffusion:
 
     def run(self, task: TextToImage, on_step: OnStep) -> Result:
         """The images of the task, each the same whatever ran before it."""
+        from hermetic_worker.previews import Previews
+
         from .denoising import denoise
 
-        return denoise(self._pipe, self._scheduler_config, task, self._device, on_step)
+        if self._previews is None:
+            self._previews = Previews(self._pipe.vae)
+        return denoise(
+            self._pipe, self._scheduler_config, task, self._device, on_step, self._previews
+        )
 
-    def _fill(
-        self, skeleton: Skeleton, read_ahead: bool, standby: Standby | None, laps: _Laps
-    ) -> Any:
+    def _fill(self, skeleton: Skeleton, assign: Assign, standby: Standby | None, laps: Laps) -> Any:
         """The pipeline that this process was born with, its weights where they have to be."""
-        if read_ahead:
+        if assign.read_ahead:
             with laps.lap("read"):
                 skeleton.read_ahead()
-        if self._device.kind != "cpu":
+        if self._device.kind != "cpu" and not assign.low_memory:
             self._device.require()
             with laps.lap("copy"):
                 skeleton.move(self._device, standby.ring if standby else None)
         if skeleton.converts:
             with laps.lap("bind"):
                 skeleton.convert()
-        if self._device.kind != "cpu":
+        if self._device.kind != "cpu" and not assign.low_memory:
             self._place(skeleton.pipe, laps)
         return skeleton.pipe
 
-    def _read(self, spec: ModelSpec, dtype: str, on_progress: OnProgress, laps: _Laps) -> Any:
+    def _read(self, assign: Assign, dtype: str, on_progress: OnProgress, laps: Laps) -> Any:
         """The whole of it by `from_pretrained`, the reference."""
-        folder = self._folder(spec)
+        folder = self._folder(assign.model)
         on_progress("imports", 0.0)
         with laps.lap("imports"):
             libraries.bring_in()
@@ -131,10 +137,11 @@ class StableDiffusion:
             self._check(pipe, folder.class_name)
             checks.held_in(pipe, dtype)
         on_progress("device", 0.8)
-        self._place(pipe, laps)
+        if not assign.low_memory:
+            self._place(pipe, laps)
         return pipe
 
-    def _place(self, pipe: Any, laps: _Laps) -> None:
+    def _place(self, pipe: Any, laps: Laps) -> None:
         with laps.lap("place"):
             pipe.to(self._device.torch_name)
             self._device.synchronize()
@@ -188,6 +195,23 @@ def _from_folder(kind: Any, folder: Folder, dtype: str) -> Any:
     return pipe
 
 
+def _do_with_little(pipe: Any, device: Device) -> None:
+    """Keep the weights in the host's memory: each layer's come to the device for its own work.
+
+    That changes no bit of an image. Those of a batch are decoded one by one, which rounds them as
+    if each were alone.
+    """
+    import torch
+
+    device.require()
+    pipe.enable_group_offload(
+        onload_device=torch.device(device.torch_name),
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
+    )
+    pipe.vae.enable_slicing()
+
+
 def _components(pipe: Any) -> list[str]:
     return [name for name, part in pipe.components.items() if part is not None]
 
@@ -222,17 +246,3 @@ def _is_to_be_tried(assign: Assign, fingerprint: str) -> bool:
     if assign.smoke == "once":
         return assign.proven != fingerprint
     return assign.smoke == "always"
-
-
-class _Laps:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def lap(self, stage: str) -> Iterator[None]:
-        """Time what is done inside."""
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - began
