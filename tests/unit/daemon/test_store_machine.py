@@ -1,0 +1,375 @@
+"""Any facts in any order, any disk, any death: what is found is what was asked, up to some point.
+
+Facts are written in their order, so what the next daemon finds is what the first so many of them
+come to; and none that was acknowledged is missing. A crash ends the thread that writes at one of
+the points of `faults`, from where nothing more reaches the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from hermetic_daemon import faults
+from hermetic_daemon.records import End, Record
+from hermetic_daemon.store import Store
+from hermetic_wire.codec import Frame
+from hermetic_wire.errors import HermeticError, JobCancelled, StoreUnavailable, to_body
+from unit.daemon.store_desk import DEATH, record, success
+
+NAMES = st.sampled_from([f"job-{number}" for number in range(6)])
+CANCELLED = to_body(JobCancelled("as asked"))
+
+
+@dataclass
+class Known:
+    """A job, as far as the facts tell."""
+
+    state: str = "queued"
+    attempts: int = 0
+    interruptions: int = 0
+    deaths: int = 0
+    cancel_asked: bool = False
+    dropped: bool = False
+    pixels: bytes = b""
+
+    @classmethod
+    def of(cls, found: Record, pixels: bytes) -> Known:
+        return cls(
+            found.state, found.attempts, found.interruptions, len(found.deaths),
+            found.cancel_asked, found.dropped, pixels,
+        )  # fmt: skip
+
+
+@dataclass
+class World:
+    """What some facts come to."""
+
+    jobs: dict[str, Known] = field(default_factory=dict)
+    """By arrival."""
+    paused: bool = False
+    epoch: int = 0
+
+    def apply(self, fact: tuple[str, str, int]) -> None:
+        what, name, number = fact
+        job = self.jobs.get(name, Known())
+        match what:
+            case "add":
+                self.jobs[name] = job
+            case "born":
+                self.epoch = max(self.epoch, number)
+            case "begin":
+                job.state, job.attempts = "running", job.attempts + 1
+            case "requeue" | "park":
+                job.state, job.deaths = "queued", job.deaths + (what == "requeue")
+            case "cancel":
+                job.cancel_asked = True
+            case "finish":
+                job.state, job.pixels = "succeeded", bytes([number % 256]) * 100
+            case "fail":
+                job.state = "cancelled"
+            case "drop":
+                job.dropped, job.pixels = True, b""
+            case "forget":
+                del self.jobs[name]
+            case "pause":
+                self.paused = bool(number)
+            case _:
+                raise AssertionError(what)
+
+    def restart(self) -> None:
+        for job in self.jobs.values():
+            if job.state == "running":
+                job.state, job.interruptions = "queued", job.interruptions + 1
+
+
+class Crash:
+    """Instead of `faults.reach`: ends the thread, and tells so."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.happened = False
+
+    def reach(self, point: str) -> None:
+        if self.happened:
+            raise SystemExit
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.happened = True
+                raise SystemExit
+
+
+def only_crashes(other: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """For threads: a crash is on purpose, everything else is told to `other`."""
+
+    def hook(arguments: Any) -> None:
+        if arguments.exc_type is not SystemExit:
+            other(arguments)
+
+    return hook
+
+
+class Durability(RuleBasedStateMachine):
+    """A daemon's facts, its accidents, and its successors."""
+
+    @initialize()
+    def begin_with_nothing(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(threading, "excepthook", only_crashes(threading.excepthook))
+        self.directory = tempfile.TemporaryDirectory()
+        self.number = 0
+        self.base, self.now = World(), World()
+        self.asked: list[tuple[str, str, int]] = []
+        self.certain = 0
+        """So many of `asked` are known to be on the disk."""
+        self.failing = False
+        self.open()
+
+    def open(self) -> None:
+        self.crash = Crash()
+        self.patch.setattr(faults, "reach", self.crash.reach)
+        self.store = Store.open(Path(self.directory.name))
+        self.found = self.store.recover()
+        self.store.start(self.loop)
+        self.failing = False
+
+    def ask(self, what: str, name: str = "", number: int = 0) -> None:
+        """To be written some time."""
+        self.asked.append((what, name, number))
+        self.now.apply(self.asked[-1])
+
+    async def outcome(self, told: Sequence[asyncio.Future[object]]) -> bool:
+        """Whether all were told before the store died."""
+        async with asyncio.timeout(20):
+            while not all(future.done() for future in told):
+                if not self.store._writer._thread.is_alive():
+                    await asyncio.sleep(0)  # what it said last
+                    return all(future.done() for future in told)
+                await asyncio.wait(told, timeout=0.005)
+        return True
+
+    def settle(self) -> bool:
+        """Whether the store has done all that it could, and lives."""
+        told: asyncio.Future[object] = self.loop.create_future()
+        self.store.read_pixels("nobody", told.set_result)
+        if not self.loop.run_until_complete(self.outcome([told])):
+            return False
+        if not self.store.failure:
+            self.certain = len(self.asked)
+        return True
+
+    # Facts.
+
+    @rule(names=st.lists(NAMES, min_size=1, max_size=4))
+    def add(self, names: list[str]) -> None:
+        told: list[asyncio.Future[object]] = []
+        for name in names:
+            told.append(self.loop.create_future())
+            self.store.add(record(name), told[-1].set_result)
+        if not self.loop.run_until_complete(self.outcome(told)):
+            for name in names:  # they may have been written, and may not
+                if name not in self.now.jobs:
+                    self.ask("add", name)
+            self.die()
+            return
+        for name, future in zip(names, told, strict=True):
+            error = future.result()
+            if self.failing:
+                assert isinstance(error, StoreUnavailable)
+            elif name in self.now.jobs:
+                assert isinstance(error, HermeticError)
+                assert error.code == "invalid_parameter"
+            else:
+                assert error is None
+                self.ask("add", name)
+        if not self.failing:
+            self.certain = len(self.asked)
+
+    def jobs(self, *states: str) -> list[str]:
+        return [name for name, job in self.now.jobs.items() if job.state in states]
+
+    @precondition(lambda self: self.jobs("queued"))
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.jobs("queued")))
+        self.number += 1
+        self.store.born(self.number, 1.0, self.number)
+        self.ask("born", "", self.number)
+        self.store.begin(name, self.number, 42, 1.5)
+        self.ask("begin", name)
+
+    @precondition(lambda self: self.jobs("running"))
+    @rule(data=st.data(), death=st.booleans())
+    def requeue(self, data: st.DataObject, death: bool) -> None:
+        name = data.draw(st.sampled_from(self.jobs("running")))
+        self.store.requeue(name, DEATH if death else None, death=death)
+        self.ask("requeue" if death else "park", name)
+
+    @precondition(lambda self: self.jobs("queued", "running"))
+    @rule(data=st.data(), then_end=st.booleans())
+    def cancel(self, data: st.DataObject, then_end: bool) -> None:
+        name = data.draw(st.sampled_from(self.jobs("queued", "running")))
+        self.store.ask_cancel(name, lambda _: None)
+        self.ask("cancel", name)
+        if then_end:
+            self.number += 1
+            end = End(state="cancelled", ended_at=float(self.number), error=CANCELLED)
+            self.store.finish(name, end, (), lambda _: None)
+            self.ask("fail", name)
+
+    @precondition(lambda self: self.jobs("running"))
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.jobs("running")))
+        self.number += 1
+        pixels = bytes([self.number % 256]) * 100
+        self.store.finish(name, success(float(self.number)), (pixels,), lambda _: None)
+        self.ask("finish", name, self.number)
+
+    @precondition(lambda self: self.jobs("succeeded"))
+    @rule(data=st.data())
+    def drop_pixels(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.jobs("succeeded")))
+        self.store.drop_pixels([name])
+        self.ask("drop", name)
+
+    @precondition(lambda self: self.jobs("succeeded", "cancelled"))
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.jobs("succeeded", "cancelled")))
+        self.store.forget([name])
+        self.ask("forget", name)
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        self.store.set_paused(paused)
+        self.ask("pause", "", int(paused))
+
+    # Accidents.
+
+    @rule()
+    def the_disk_fills_up(self) -> None:
+        if not self.settle():
+            self.die()
+            return
+        self.store._journal.connection.execute("PRAGMA query_only = ON")
+        self.failing = True
+
+    @precondition(lambda self: self.failing)
+    @rule()
+    def there_is_room_again(self) -> None:
+        self.store._journal.connection.execute("PRAGMA query_only = OFF")
+        self.failing = False
+        self.pause(False)
+        if not self.settle():
+            self.die()
+
+    @rule(points=st.integers(0, 8))
+    def a_crash_is_near(self, points: int) -> None:
+        self.crash.left = points
+
+    @rule()
+    def the_daemon_is_killed(self) -> None:
+        self.crash.left = 0
+        self.pause(self.now.paused)
+        if not self.failing:
+            self.settle()
+        self.die()
+
+    @rule()
+    def the_daemon_leaves(self) -> None:
+        alive = self.settle()
+        self.store.close()
+        if alive and not self.crash.happened and not self.failing:
+            self.certain = len(self.asked)
+        self.succeed()
+
+    def die(self) -> None:
+        self.crash.left, self.crash.happened = 0, True
+        self.store._writer.close()
+        self.store._journal.close()
+        with suppress(OSError):
+            os.close(self.store._lock)
+        self.succeed()
+
+    # What is found.
+
+    def succeed(self) -> None:
+        """The next daemon."""
+        self.open()
+        found = World(
+            {job.id: Known.of(job, self.pixels(job.id)) for job in self.found.jobs},
+            self.found.paused,
+            self.found.last_epoch,
+        )
+        self.base = self.agreed(found)
+        self.now, self.asked, self.certain = copy.deepcopy(self.base), [], 0
+        self.check_order()
+
+    def agreed(self, found: World) -> World:
+        """The world of the first so many facts that is the one found."""
+        world = copy.deepcopy(self.base)
+        candidates = []
+        for count in range(len(self.asked) + 1):
+            if count >= self.certain:
+                candidates.append(copy.deepcopy(world))
+                candidates[-1].restart()
+                if candidates[-1] == found:
+                    return candidates[-1]
+            if count < len(self.asked):
+                world.apply(self.asked[count])
+        raise AssertionError(f"found {found}, expected one of {candidates}")
+
+    def pixels(self, name: str) -> bytes:
+        told: asyncio.Future[list[Frame] | HermeticError] = self.loop.create_future()
+        self.store.read_pixels(name, told.set_result)
+        self.loop.run_until_complete(asyncio.wait_for(told, 20))
+        found = told.result()
+        return b"" if isinstance(found, HermeticError) else b"".join(bytes(one) for one in found)
+
+    def check_order(self) -> None:
+        jobs = list(self.found.jobs)
+        alive = [job.id for job in jobs if job.ended_at is None]
+        assert alive == [name for name, job in self.base.jobs.items() if job.state == "queued"]
+        ends = [job.ended_at for job in jobs if job.ended_at is not None]
+        assert ends == sorted(ends)
+        files = {file.name for file in (Path(self.directory.name) / "results").iterdir()}
+        assert files == {name for name, job in self.base.jobs.items() if job.pixels}
+
+    @precondition(lambda self: self.jobs("succeeded"))
+    @rule(data=st.data())
+    def pixels_are_read(self, data: st.DataObject) -> None:
+        """From memory where the disk does not take them."""
+        name = data.draw(st.sampled_from(self.jobs("succeeded")))
+        if not self.settle():
+            self.die()
+        elif not self.failing:
+            assert self.pixels(name) == self.now.jobs[name].pixels
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        self.the_daemon_leaves()
+        self.store.close()
+        self.loop.close()
+        self.patch.undo()
+        self.directory.cleanup()
+
+
+TestDurability = Durability.TestCase
+TestDurability.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
