@@ -10,6 +10,7 @@ from hermetic_daemon.dispatcher import Dispatcher
 from hermetic_daemon.events import (
     Answer,
     Begun,
+    EndAsked,
     EndWorker,
     Park,
     Requeue,
@@ -752,7 +753,9 @@ def test_a_kill_after_a_stop_kills_also_those_that_were_asked_politely(world: Wo
     world.submit("sd15")
     run_through(world)
     world.end("stop", 10.0)
-    world.end("kill")
+    effects = world.send(EndAsked("kill"))
+    assert effects == [EndWorker(1, politely=False, why="the daemon ends")]
+    assert world.send(EndAsked("kill")) == []
     world.submit("late")
     assert "job-1" in world.parked
     world.bury()

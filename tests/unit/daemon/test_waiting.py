@@ -207,3 +207,41 @@ def test_apps_that_have_gone_are_forgotten_while_others_work() -> None:
             waiting.submit(Submitted(f"next-{job.id}", "echo", "resident"), 0.0)
             waiting.end(job, charged, 1.0)
     assert len(waiting._classes[1].lines) < 200
+
+
+def run_first(waiting: Waiting, seconds: float) -> str:
+    """The first in fair order begins and ends; returns its id."""
+    job = waiting.first()
+    assert job is not None
+    waiting.end(job, waiting.begin(job, 0.0, 0.0), seconds)
+    return job.id
+
+
+def test_only_those_who_are_passed_have_a_say_in_it() -> None:
+    """What stands behind the one that overtakes may have been overtaken enough."""
+    limits = {"first": 2, "quick": 1, "slow": 1, "other": 1}
+    waiting = Waiting(lambda model: 1.0)
+    for model in limits:
+        waiting.submit(Submitted(model, model, "app"), 0.0)
+    for model in ("other", "quick"):
+        job = waiting.first_for([model])
+        assert job is not None
+        assert waiting.overtake(job, limits.__getitem__)
+        waiting.end(job, waiting.begin(job, 0.0, 0.0), 1.0)
+    assert [count for _, count in waiting.in_order()] == [2, 1]
+
+
+def test_who_comes_after_one_has_overtaken_starts_where_the_overtaken_stand() -> None:
+    """Else a newcomer would wait for as long as the overtaker has had more than its share."""
+    waiting = Waiting(SECONDS.__getitem__)
+    waiting.submit(Submitted("heavy-1", "quick", "heavy"), 0.0)
+    waiting.submit(Submitted("heavy-2", "quick", "heavy"), 0.0)
+    for number in range(10):
+        waiting.submit(Submitted(f"light-{number}", "slow", "light"), 0.0)
+    assert run_first(waiting, 30.0) == "heavy-1"
+    job = waiting.first_for(["quick"])
+    assert job is not None
+    assert waiting.overtake(job, lambda model: 1)
+    waiting.end(job, waiting.begin(job, 0.0, 0.0), 30.0)
+    waiting.submit(Submitted("new", "slow", "newcomer"), 0.0)
+    assert [run_first(waiting, 3.0) for _ in range(3)] == ["light-0", "new", "light-1"]
