@@ -60,6 +60,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
+from unittest import mock
 
 import msgspec
 
@@ -401,5 +402,5 @@ CHAOS = Chaos()
 
 
 if __name__ == "__main__":
-    vars(loop)["Channel"] = ChaosChannel
-    leave(main(pipelines={**PIPELINES, "echo": Misbehaving, "misbehaving": Misbehaving}))
+    with mock.patch.object(loop, "Channel", ChaosChannel):
+        leave(main(pipelines={**PIPELINES, "echo": Misbehaving, "misbehaving": Misbehaving}))

@@ -124,11 +124,23 @@ def _touch_cuda() -> None:
     ctypes.CDLL("libcuda.so.1").cuInit(0)
 
 
+def _linger() -> None:
+    """Its workers stop before they have a session of their own, until a test wakes them."""
+    setsid = os.setsid
+
+    def stop_first() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        setsid()
+
+    os.setsid = stop_first
+
+
 MISDEEDS: dict[str, Callable[[], None]] = {
     "compute": _compute,
     "compute_unnoticed": _compute_unnoticed,
     "start_thread": _start_thread,
     "start_thread_later": _start_thread_later,
+    "linger": _linger,
     "open_descriptor": _open_descriptor,
     "touch_cuda": _touch_cuda,
 }

@@ -53,7 +53,8 @@ log = logging.getLogger(__name__)
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _DESCRIPTORS = frozenset({_STDIN, _STDOUT, _STDERR, CONTROL})
 _SERVED, _OVER, _FAILED = 0, 1, 2
-"""How a spare ends: it forked a worker; the daemon has closed the socket; it could not."""
+"""How a spare ends: it forked a worker; the daemon has closed the socket; it could not, and has
+told the daemon why."""
 MAX_PACKET = 4096
 
 
@@ -72,13 +73,12 @@ def main(pipelines: Mapping[str, Factory] = PIPELINES) -> int:
     try:
         template = Template(control, _read_setup(), Outlines(pipelines))
         template.prepare()
-        template.serve()
+        return template.serve()
     except (purity.Unclean, HermeticError, ImportError, OSError) as error:
         log.error("This template is not used: %s.", error)
         with suppress(OSError):  # the daemon may be gone
             _say(control, Refused(reason=str(error)))
         return 1
-    return 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class _Newborn:
     request: ForkRequest
     stdin: int
     stderr: int
+    settled: int
+    """A pipe's end that the spare waits to see closed."""
     spare: int
     """The process it was forked from."""
     born: float
@@ -129,8 +131,11 @@ class Template:
             Serving(skeletons=skeletons, timings=timings, versions=libraries.versions()),
         )
 
-    def serve(self) -> None:
-        """Fork on request until the daemon closes the socket. Raises Unclean."""
+    def serve(self) -> int:
+        """Fork on request until the daemon closes the socket; returns the exit code.
+
+        Raises Unclean.
+        """
         while True:
             purity.one_thread()
             spare = os.fork()
@@ -139,7 +144,9 @@ class Template:
             _, status = os.waitpid(spare, 0)
             code = os.waitstatus_to_exitcode(status)
             if code == _OVER:
-                return
+                return 0
+            if code == _FAILED:
+                return 1
             if code != _SERVED:
                 raise purity.Unclean(f"the process that should have forked ended with {code}")
 
@@ -152,6 +159,8 @@ class Template:
             code = self._serve_once()
         except (OSError, MalformedMessage, purity.Unclean) as error:
             log.error("No worker was forked: %s.", error)
+            with suppress(OSError):  # the daemon may be gone
+                _say(self._control, Refused(reason=f"no worker was forked: {error}"))
         os._exit(code)
 
     def _serve_once(self) -> int:
@@ -163,10 +172,17 @@ class Template:
             raise MalformedMessage(f"a request came with {len(descriptors)} descriptors, not 2")
         purity.one_thread()
         spare = os.getpid()
+        watched, settled = os.pipe()
         worker = os.fork()
         if worker == 0:
             stdin, stderr = descriptors
-            self._be_worker(_Newborn(request, stdin, stderr, spare, time.monotonic()))
+            newborn = _Newborn(request, stdin, stderr, settled, spare, time.monotonic())
+            os.close(watched)
+            self._be_worker(newborn)
+        os.close(settled)
+        # Until the worker has a session of its own, whoever kills the template's process group
+        # kills it too: only then may it be heard of.
+        os.read(watched, 1)
         pidfd = os.pidfd_open(worker)
         told = from_template.encode(Forked(epoch=request.epoch, pid=worker))
         socket.send_fds(self._control, told, [pidfd])
@@ -191,6 +207,7 @@ class Template:
     def _settle_in(self, newborn: _Newborn) -> None:
         """Become a process like any other: own session, own streams, own randomness."""
         os.setsid()
+        os.close(newborn.settled)
         take_title("hermetic-worker")
         self._control.close()
         os.dup2(newborn.stdin, _STDIN)

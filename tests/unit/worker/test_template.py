@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -163,9 +163,8 @@ def test_a_packet_that_is_no_request_ends_it_with_a_refusal(packet: bytes, start
     daemon.serving()
     spare = daemon.spare()
     daemon.control.send(packet)
-    assert daemon.refused()
+    assert f"has {len(ForkRequest(1, TOKEN).encode())} bytes" in daemon.refused()
     ends_in_order(daemon, spare, 1)
-    assert f"has {len(ForkRequest(1, TOKEN).encode())} bytes" in daemon.log()
 
 
 def test_a_request_without_descriptors_ends_it_with_a_refusal(start: Start) -> None:
@@ -173,9 +172,8 @@ def test_a_request_without_descriptors_ends_it_with_a_refusal(start: Start) -> N
     daemon.serving()
     spare = daemon.spare()
     daemon.control.send(ForkRequest(1, TOKEN).encode())
-    assert daemon.refused()
+    assert "came with 0 descriptors, not 2" in daemon.refused()
     ends_in_order(daemon, spare, 1)
-    assert "came with 0 descriptors, not 2" in daemon.log()
 
 
 def test_a_spare_that_is_killed_ends_the_template_in_words(start: Start) -> None:
@@ -257,6 +255,34 @@ def test_a_worker_ends_with_its_lifeline(serving: PlayedDaemon) -> None:
     os.close(write)
     os.close(read)
     assert worker.reap() == -signal.SIGKILL
+
+
+def test_a_worker_that_the_daemon_has_heard_of_is_in_no_group_but_its_own(
+    serving: PlayedDaemon,
+) -> None:
+    worker = serving.fork(5)
+    assert os.getpgid(worker.pid) == worker.pid
+    serving.hello(5)
+
+
+def test_a_template_killed_as_it_forks_takes_no_worker_along_that_was_told_of(start: Start) -> None:
+    """The daemon kills the group of a dead template, in which a worker is born."""
+    daemon = start("linger")
+    daemon.serving()
+    spare = psutil.Process(daemon.spare())
+    lifeline = daemon.request(1)
+    until(lambda: _all_are(psutil.STATUS_STOPPED, spare.children()), 10, "it is born")
+    (newborn,) = spare.children()
+    until(lambda: gone(spare.pid) or _all_are(psutil.STATUS_SLEEPING, [spare]), 10, "it rests")
+    daemon.kill()
+    os.killpg(daemon.pid, signal.SIGKILL)
+    until(lambda: gone(newborn.pid), 10, "the newborn goes with the group")
+    assert daemon.hear() == (None, [])
+    os.close(lifeline)
+
+
+def _all_are(status: str, processes: Sequence[psutil.Process]) -> bool:
+    return [one.status() for one in processes] == [status]
 
 
 def test_a_killed_template_takes_its_spare_along_and_no_worker(start: Start) -> None:
