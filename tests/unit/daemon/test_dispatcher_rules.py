@@ -503,6 +503,26 @@ def test_a_load_that_runs_out_of_memory_is_tried_again_for_all(world: World) -> 
     assert world.ended == {"job-0": SHORT, "job-1": SHORT}
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_load_that_ran_out_of_memory_alone_is_never_tried_in_full_again(beside: bool) -> None:
+    """Beside another, that one may have been to blame."""
+    world = with_models(2, None)
+    if beside:
+        world.submit("sd15")
+        run_through(world)
+    world.submit("flux")
+    world.load(SHORT)
+    run_through(world)
+    (epoch,) = world.holders()
+    assert world.workers[epoch].low_memory
+    world.submit("sd15")
+    run_through(world)
+    world.submit("flux")
+    run_through(world)
+    (epoch,) = world.holders()
+    assert world.workers[epoch].low_memory == (not beside)
+
+
 def test_a_job_that_runs_out_of_memory_while_it_is_cancelled_is_cancelled(world: World) -> None:
     world.submit("sdxl")
     world.load()
