@@ -5,8 +5,11 @@ Knows torch's memory errors by name and text, so that it never has to import tor
 
 from __future__ import annotations
 
+import errno
 import re
+import sys
 import traceback
+from contextlib import suppress
 
 from hermetic_wire.errors import (
     GenerationFailed,
@@ -20,7 +23,14 @@ __all__ = ["is_shortage", "of_job", "of_load"]
 REPORT_LINES = 40
 """Of the traceback, its end: where it was raised is told last."""
 
-_CPU_ASKED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
+_DEVICE_WORDS = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Of torch's own allocator, and of those that take memory past it."""
+_CPU_ASKED = re.compile(r"(?:you tried to allocate|unable to mmap) (\d+) bytes")
 _CUDA_ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
 _CUDA_TOTAL = re.compile(r"total capacity of ([\d.]+ \w+)")
 _CUDA_FREE = re.compile(r"of which ([\d.]+ \w+) is free")
@@ -69,24 +79,40 @@ def _report(error: BaseException) -> str:
 def _shortage(error: BaseException) -> str | None:
     """What was asked, free and there, in words; None where memory was not the matter."""
     text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+    if type(error).__name__ == "OutOfMemoryError" or any(one in text for one in _DEVICE_WORDS):
         return _device_shortage(text)
     asked = _CPU_ASKED.search(text)
-    if asked is None and not isinstance(error, MemoryError):
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if asked is None and not refused and not isinstance(error, MemoryError):
         return None
     return _host_shortage(int(asked.group(1)) if asked else None)
 
 
 def _device_shortage(text: str) -> str:
-    def named(pattern: re.Pattern[str]) -> str:
+    free, total = _device_capacity()
+
+    def named(pattern: re.Pattern[str], otherwise: str = "an unknown amount") -> str:
         found = pattern.search(text)
-        return found.group(1) if found else "an unknown amount"
+        return found.group(1) if found else otherwise
 
     return (
         f"the device's memory was not enough: {named(_CUDA_ASKED)} asked, "
-        f"{named(_CUDA_FREE)} free of {named(_CUDA_TOTAL)} in total. "
+        f"{named(_CUDA_FREE, free)} free of {named(_CUDA_TOTAL, total)} in total. "
         "Ask for a smaller size or fewer images at once."
     )
+
+
+def _device_capacity() -> tuple[str, str]:
+    """What the driver says is free and there, for an error that does not.
+
+    Not every error leaves a device that can still be asked.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        with suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info()
+            return f"{free:,} bytes", f"{total:,} bytes"
+    return "an unknown amount", "an unknown amount"
 
 
 def _host_shortage(asked: int | None) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from hermetic_wire.errors import GenerationFailed, InvalidParameter, LoadFailed, OutOfMemory
@@ -55,6 +59,51 @@ def test_device_memory_is_known_by_its_class() -> None:
     told = failures.of_load(raised(torch.OutOfMemoryError("in other words")), "m")
     assert type(told) is OutOfMemory
     assert "an unknown amount asked" in told.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_what_takes_device_memory_past_the_allocator_may_lack_it_too(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their errors have no figures, so the driver is asked."""
+    cuda = SimpleNamespace(is_initialized=lambda: True, mem_get_info=lambda: (1 << 20, 1 << 34))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    told = failures.of_job(raised(RuntimeError(text)), "m")
+    assert type(told) is OutOfMemory
+    assert "1,048,576 bytes free of 17,179,869,184 bytes in total" in told.message
+
+
+def test_a_device_that_cannot_be_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[int, int]:
+        raise RuntimeError("CUDA error: out of memory")
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, mem_get_info=broken)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    told = failures.of_job(raised(RuntimeError("CUDA error: out of memory")), "m")
+    assert "an unknown amount free of an unknown amount in total" in told.message
+
+
+def test_a_device_error_of_another_kind_is_no_shortage() -> None:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert type(failures.of_job(raised(error), "m")) is GenerationFailed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("unable to mmap 1024 bytes from file <x>: Cannot allocate memory (12)"),
+    ],
+)
+def test_a_file_that_cannot_be_mapped_for_want_of_memory(error: Exception) -> None:
+    assert type(failures.of_load(raised(error), "m")) is OutOfMemory
 
 
 def test_host_memory_is_told_in_figures() -> None:
