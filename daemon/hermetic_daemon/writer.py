@@ -30,6 +30,10 @@ RETRY_SECONDS = 1.0
 """Between two attempts to write what must be written."""
 PAUSE_SECONDS = 0.02
 """So short at least, however many ask: what cannot be written shall not keep a core busy."""
+LAZY = ("begin", "forget")
+"""Kinds that nobody waits for: they would cost the next one a whole commit."""
+COMPANY_SECONDS = 0.05
+"""How long such a fact waits for another to be written with."""
 CLOSE_SECONDS = 10.0
 """For the last facts, when the daemon ends."""
 
@@ -126,7 +130,8 @@ class Writer:
                 time.sleep(PAUSE_SECONDS)
             while asked is not None:
                 batch.append(asked)
-                asked = self._asked.get_nowait()
+                lazy = all(isinstance(one, Fact) and one.kind in LAZY for one in batch)
+                asked = self._asked.get(lazy, COMPANY_SECONDS)
             return batch, True
         return batch, False
 

@@ -17,8 +17,7 @@ from hermetic_wire.errors import LoadFailed
 __all__ = ["Device", "host_capacity", "host_memory", "parse"]
 
 _NAME = re.compile(r"(cpu)|(cuda)(?::(\d{1,3}))?")
-
-
+_RESIDENT = re.compile(rb"^(VmHWM|VmRSS):\s*(\d+) kB$", re.MULTILINE)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -164,8 +163,9 @@ def parse(name: str) -> Device:
 
 def host_memory() -> dict[str, int]:
     """Bytes of this process in the host's memory: `resident` now and its `peak` (proc(5))."""
-    fields = _kilobytes(Path("/proc/self/status"))
-    return {"resident": fields["VmRSS"] * 1024, "peak": fields["VmHWM"] * 1024}
+    with open("/proc/self/status", "rb", buffering=0) as file:
+        found = dict(_RESIDENT.findall(file.read()))
+    return {"resident": int(found[b"VmRSS"]) * 1024, "peak": int(found[b"VmHWM"]) * 1024}
 
 
 def host_capacity() -> tuple[int, int]:
