@@ -34,7 +34,7 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
     app_queue_limit: int = 2_000
     """Jobs of one app that may wait."""
     max_wait_seconds: float = 60.0
-    """A job that has been the first of its app for so long goes before all others."""
+    """A job that has been the first of its class for so long goes before all others."""
     keep_jobs: int = 1000
     """Ended jobs that can still be asked for."""
     keep_bytes: int = 1 << 30

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from hermetic_wire.codec import Frame
-from hermetic_wire.errors import ErrorBody, HermeticError, UnknownJob, from_body, to_body
+from hermetic_wire.errors import ErrorBody, HermeticError, UnknownJob, from_body
 from hermetic_wire.generation import JobState, Load, Output, Priority, Task, WorkerIdentity
 from hermetic_wire.messages import JobRow, OnDisconnect
 
@@ -19,6 +19,9 @@ from .events import Submitted
 from .records import Record
 
 __all__ = ["App", "Excess", "Job", "Jobs"]
+
+ROW_WORDS = 400
+"""Characters of an error in a row."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Job:
             submitted_at=self.submitted_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            error=to_body(self.error) if self.error else None,
+            error=_in_short(self.error) if self.error else None,
             priority=self.priority,
             expires_at=self.expires_at,
             not_before=not_before,
@@ -170,6 +173,14 @@ class Job:
             worker=record.worker,
             dropped=record.dropped,
         )
+
+
+def _in_short(error: HermeticError) -> ErrorBody:
+    """Without its report, of which a thousand would be too much for one message."""
+    message = error.message
+    if len(message) > ROW_WORDS:
+        message = message[: ROW_WORDS - 3] + "..."
+    return ErrorBody(code=error.code, message=message, retry_after=error.retry_after)
 
 
 @dataclass(frozen=True)

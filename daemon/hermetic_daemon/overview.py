@@ -9,6 +9,7 @@ from importlib import metadata
 import msgspec
 import psutil
 
+from hermetic_wire import messages
 from hermetic_wire.messages import JobQueued, JobRow, Status, StoreStatus, WorkerRow
 
 from .config import Config
@@ -19,7 +20,10 @@ from .store import Store
 from .supervisor import Supervisor
 from .template import Template
 
-__all__ = ["Overview"]
+__all__ = ["MAX_ROWS", "Overview"]
+
+MAX_ROWS = 1000
+"""Of jobs in one message."""
 
 
 class Overview:
@@ -63,19 +67,22 @@ class Overview:
         queued = self.queued(job)
         return self._row(job, queued if job.state == "queued" else None)
 
-    def jobs(self) -> tuple[JobRow, ...]:
-        """The running job, the waiting ones in their order, then the ended ones, youngest first."""
+    def jobs(self, seq: int) -> messages.Jobs:
+        """The running job, the waiting ones in their order, then the ended ones, youngest first;
+        as many as one message should hold."""
         running = self._dispatcher.running
-        first = [self._row(job, None) for job in self._ledger.ending]
-        if running is not None:
-            first.append(self._row(self._jobs.find(running), None))
-        waiting = [self._row(self._jobs.find(one.job_id), one) for one in self.waiting()]
-        ended = [job.row() for job in self._jobs.newest_ended()]
-        return (*first, *waiting, *ended)
+        first = [*self._ledger.ending, *([self._jobs.find(running)] if running else [])]
+        rows = [self._row(job, None) for job in first]
+        waiting = self.waiting()
+        rows += [self._row(self._jobs.find(one.job_id), one) for one in waiting[:MAX_ROWS]]
+        ended = self._jobs.newest_ended()
+        rows += [job.row() for job in ended[: MAX_ROWS - len(rows)]]
+        omitted = len(first) + len(waiting) + len(ended) - len(rows)
+        return messages.Jobs(seq=seq, jobs=tuple(rows), omitted=omitted)
 
     def _row(self, job: Job, queued: JobQueued | None) -> JobRow:
         if queued is None:
-            return job.row(None, self._dispatcher.estimates(time.monotonic()).get(job.id))
+            return job.row()
         pause = self._dispatcher.retry_in(job.model, time.monotonic())
         not_before = time.time() + pause if pause > 0 else None
         return job.row(queued.position, queued.estimate_s, not_before)

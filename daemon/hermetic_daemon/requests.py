@@ -98,7 +98,7 @@ class Requests:
             case messages.Cancel():
                 self._cancel(peer, request)
             case messages.ListJobs():
-                send(identity, messages.Jobs(seq=seq, jobs=self._overview.jobs()))
+                send(identity, self._overview.jobs(seq))
             case messages.ListModels():
                 rows = self._catalog().describe(request.model)
                 send(identity, messages.Models(seq=seq, models=rows))
@@ -127,6 +127,7 @@ class Requests:
         known = self._ledger.jobs.get(request.job_id)
         if known is not None:
             self._take_hold(asked, known)
+            self._tell_state(asked, known)
             return
         if request.job_id in self._being_accepted:
             self._being_accepted[request.job_id].append(asked)
@@ -207,8 +208,12 @@ class Requests:
         wanted = request.preview_seconds
         if wanted is not None:
             job.preview_seconds = min(wanted, job.preview_seconds or wanted)
+        self._tell_state(_Asked(peer, request.seq), job)
+
+    def _tell_state(self, asked: _Asked, job: Job) -> None:
+        """To one who comes later; who submits a job hears of it as things happen."""
         if not job.ended:
-            self._followers.tell_state(job, peer.identity, self._overview.queued(job))
+            self._followers.tell_state(job, asked.peer.identity, self._overview.queued(job))
 
     def _take_hold(self, asked: _Asked, job: Job) -> None:
         """Answer Accepted; from now on the asker hears of the job, or hears its end again."""

@@ -25,7 +25,7 @@ TASK = TextToImage(
 )
 
 
-def ignore_step(step: int, steps: int, timestep: float | None = None) -> None:
+def ignore_step(step: int, steps: int, timestep: float | None = None, show: object = None) -> None:
     """An OnStep that goes on."""
 
 

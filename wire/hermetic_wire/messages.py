@@ -266,6 +266,8 @@ class Jobs(_Reply, frozen=True, kw_only=True, tag="jobs"):
     """Waiting and running jobs in the order they will run, then ended ones, youngest first."""
 
     jobs: tuple[JobRow, ...]
+    omitted: int = 0
+    """How many more there are, after these: a header has its limit."""
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
