@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from hermetic_wire.codec import MAX_RAW_BYTES, Frame
 from hermetic_wire.errors import InvalidParameter
-from hermetic_wire.generation import Load, Output, TextToImage
+from hermetic_wire.generation import Image, Load, Output, TextToImage
 from hermetic_wire.worker import (
     Assign,
     Cancel,
@@ -30,6 +33,7 @@ from hermetic_wire.worker import (
     ToWorker,
     from_worker,
 )
+from hermetic_worker import loop
 from hermetic_worker.channel import ProtocolBroken
 from hermetic_worker.loop import End, Worker
 from hermetic_worker.outlines import Outlines
@@ -83,17 +87,35 @@ class FailingLoad(FakePipeline):
 
 
 @dataclass
+class Showing(FakePipeline):
+    """Offers a picture with every step; `drawn` holds the steps at which it was wanted."""
+
+    drawn: list[int] = field(default_factory=list)
+
+    def run(self, task: TextToImage, on_step: OnStep) -> Result:
+        for step in range(1, self.steps + 1):
+            on_step(step, self.steps, None, functools.partial(self._show, step))
+        return Result(Output(), ())
+
+    def _show(self, step: int) -> tuple[Image, Frame]:
+        self.drawn.append(step)
+        return Image(width=1, height=1), bytes([step] * 3)
+
+
+@dataclass
 class ScriptedLink:
     """A daemon in one list. `polled` holds what arrives at the nth poll, the first being 0."""
 
     script: list[ToWorker]
     polled: dict[int, ToWorker | BaseException] = field(default_factory=dict)
     sent: list[FromWorker] = field(default_factory=list)
+    raw: list[Sequence[Frame]] = field(default_factory=list)
     polls: int = 0
 
     def send(self, message: FromWorker, raw: Sequence[Frame] = ()) -> None:
         from_worker.encode(message, raw)  # it must fit the wire
         self.sent.append(message)
+        self.raw.append(raw)
 
     def receive(self) -> ToWorker | None:
         return self.script.pop(0) if self.script else Quit()
@@ -121,6 +143,33 @@ def test_a_life_in_order() -> None:
     kinds = [type(message) for message in link.sent]
     assert kinds == [Hello, Loading, Ready, Step, Step, Done, Done]
     assert {message.epoch for message in link.sent} == {3}
+
+
+@pytest.mark.parametrize(
+    ("pace", "shown"), [(None, []), (0.0, [1, 2, 3, 4, 5]), (7.0, [1, 3, 5]), (60.0, [1])]
+)
+def test_a_picture_is_drawn_no_more_often_than_it_was_asked_for(
+    pace: float | None, shown: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes four seconds of this clock."""
+    clock = itertools.count(100.0, 4.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    run = Run(job_id="a", task=TASK, preview_seconds=pace)
+    link, pipeline = ScriptedLink([ASSIGN, run]), Showing(steps=5)
+    assert live(link, pipeline) is End.IN_ORDER
+    assert pipeline.drawn == shown
+    told = [pair for pair in zip(link.sent, link.raw, strict=True) if isinstance(pair[0], Step)]
+    assert [list(raw) for _, raw in told] == [
+        [bytes([step] * 3)] if step in shown else [] for step in range(1, 6)
+    ]
+    assert [one.step for one, _ in told if isinstance(one, Step) and one.preview] == shown
+
+
+def test_every_job_shows_its_first_step() -> None:
+    runs: list[ToWorker] = [Run(job_id=name, task=TASK, preview_seconds=3600) for name in "ab"]
+    pipeline = Showing(steps=2)
+    assert live(ScriptedLink([ASSIGN, *runs]), pipeline) is End.IN_ORDER
+    assert pipeline.drawn == [1, 1]
 
 
 RAISED = st.sampled_from(

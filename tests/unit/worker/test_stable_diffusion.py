@@ -11,7 +11,7 @@ from hermetic_wire.errors import GenerationFailed, InvalidParameter
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.worker import Assign, ModelSpec
 from hermetic_worker.pipelines import pipeline_for
-from hermetic_worker.pipelines.base import Footprint, Pipeline, Result
+from hermetic_worker.pipelines.base import OUTLINED, Footprint, Pipeline, Result
 from hermetic_worker.pipelines.stable_diffusion import StableDiffusion
 
 from .conftest import DIFFUSERS
@@ -110,9 +110,22 @@ def test_the_pixels_are_those_of_bare_diffusers(
     assert sizes == {(wanted.width, wanted.height)}
 
 
+def offloaded(pipeline: Any) -> set[str]:
+    """The components of which no layer stays on the device; diffusers' own way to tell."""
+    from diffusers.hooks.group_offloading import _is_group_offload_enabled
+
+    return {
+        name
+        for name, part in pipeline._pipe.components.items()
+        if hasattr(part, "parameters") and _is_group_offload_enabled(part)
+    }
+
+
+@pytest.mark.parametrize("outlined", [True, False], ids=["skeleton", "from-pretrained"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_low_memory_profile_draws_the_same_to_the_bit(
     architecture: str,
+    outlined: bool,
     loaded: dict[str, tuple[Pipeline, Footprint]],
     sd15_folder: Path,
     sdxl_folder: Path,
@@ -120,8 +133,14 @@ def test_the_low_memory_profile_draws_the_same_to_the_bit(
     folder = sd15_folder if architecture == "sd15" else sdxl_folder
     thrifty = pipeline_for(architecture)
     spec = ModelSpec(name=architecture, architecture=architecture, path=str(folder))
+    if outlined:
+        assert thrifty.outline(spec, "cpu") == OUTLINED
     assign = Assign(model=spec, device="cpu", low_memory=True)
-    thrifty.load(assign, lambda stage, fraction: None)
+    footprint = thrifty.load(assign, lambda stage, fraction: None)
+    assert set(footprint.loaded_by.values()) == {"skeleton" if outlined else "from_pretrained"}
+    encoders = {"text_encoder"} if architecture == "sd15" else {"text_encoder", "text_encoder_2"}
+    assert offloaded(thrifty) == {"unet", "vae", *encoders}
+    assert not offloaded(loaded[architecture][0])
     wanted = task("a")
     drawn = pixels(thrifty.run(wanted, ignore_step))
     assert drawn == pixels(loaded[architecture][0].run(wanted, ignore_step))
