@@ -22,6 +22,8 @@ from .template import Template
 
 __all__ = ["MAX_ROWS", "Overview"]
 
+FRESH_SECONDS = 0.1
+"""For which a job's place in the order may be told again; longer where it takes long to find."""
 MAX_ROWS = 1000
 """Of jobs in one message."""
 
@@ -48,6 +50,8 @@ class Overview:
         self._template = template
         self._store = store
         self._process = psutil.Process()
+        self._places: dict[str, JobQueued] = {}
+        self._stale_at = 0.0
 
     def waiting(self) -> list[JobQueued]:
         """Of every waiting job, in the order in which they will run, how long it may take."""
@@ -58,14 +62,18 @@ class Overview:
         ]
 
     def queued(self, job: Job) -> JobQueued:
-        """How many jobs run before this one, and when it may have ended."""
-        found = next((one for one in self.waiting() if one.job_id == job.id), None)
-        return found or JobQueued(job_id=job.id, position=self._ahead())
+        """How many jobs run before this one, and when it may have ended; as it was a moment ago,
+        because a thousand apps may ask at once, when the daemon has been restarted."""
+        now = time.monotonic()
+        if now > self._stale_at:
+            self._places = {one.job_id: one for one in self.waiting()}
+            self._stale_at = time.monotonic() + 10 * (time.monotonic() - now) + FRESH_SECONDS
+        last = max(0, self._dispatcher.waiting_count - 1)
+        return self._places.get(job.id) or JobQueued(job_id=job.id, position=last)
 
     def job(self, job: Job) -> JobRow:
         """The row of one open job."""
-        queued = self.queued(job)
-        return self._row(job, queued if job.state == "queued" else None)
+        return self._row(job, self.queued(job) if job.state == "queued" else None)
 
     def jobs(self, seq: int) -> messages.Jobs:
         """The running job, the waiting ones in their order, then the ended ones, youngest first;
@@ -76,7 +84,7 @@ class Overview:
         waiting = self.waiting()
         rows += [self._row(self._jobs.find(one.job_id), one) for one in waiting[:MAX_ROWS]]
         ended = self._jobs.newest_ended()
-        rows += [job.row() for job in ended[: MAX_ROWS - len(rows)]]
+        rows += [job.row() for job in ended[: max(0, MAX_ROWS - len(rows))]]
         omitted = len(first) + len(waiting) + len(ended) - len(rows)
         return messages.Jobs(seq=seq, jobs=tuple(rows), omitted=omitted)
 
