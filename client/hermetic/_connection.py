@@ -10,7 +10,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import zmq
-import zmq.asyncio
 
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import DaemonUnreachable, HermeticError, to_body
@@ -35,7 +34,7 @@ class Connection:
         self._core = core
         self._connect_timeout = connect_timeout
         self._reconnect_timeout = reconnect_timeout
-        self._context: zmq.asyncio.Context | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._link: Link | None = None
         self._life: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
@@ -132,7 +131,7 @@ class Connection:
         probe(self._path)
         try:
             if self._context is None:
-                self._context = zmq.asyncio.Context()
+                self._context = zmq.Context()
             link = Link(self._context, self._path)
         except zmq.ZMQError as error:  # such as too many open files
             raise DaemonUnreachable(
