@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hermetic import Client, InvalidParameter, UnknownModel
-from hermetic_wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, MAX_RAW_BYTES
+from hermetic_wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, MAX_ITEMS, MAX_RAW_BYTES
 from hermetic_wire.messages import FromDaemon, Rejected, Status, from_daemon
 from support.daemon import RunningDaemon
 
@@ -116,14 +116,18 @@ def test_a_frame_past_the_hard_stop_ends_the_connection_and_no_other(
     assert client.status().state == "serving"
 
 
-def test_a_header_nested_past_its_limit_is_refused(raw: RawApp) -> None:
-    nested: Any = 1
-    for _ in range(200):
-        nested = [nested]
-    assert raw.refusal(header(type="get_status", seq=5, x=nested)).error.code in (
-        "message_too_large",
-        "malformed_message",
-    )
+@pytest.mark.parametrize(
+    ("levels", "padding"),
+    [
+        (200, MAX_ITEMS),  # a header that is not small is looked at closely
+        (4000, 0),  # one that is small, and deeper than any parser goes
+    ],
+)
+def test_a_header_nested_past_its_limit_is_refused(raw: RawApp, levels: int, padding: int) -> None:
+    nested = b"\x91" * levels + b"\x01"
+    fields = msgpack.packb({"type": "get_status", "seq": 5, "p": "a" * padding, "x": 0})
+    refused = raw.refusal(fields[:-1] + nested)
+    assert refused.error.code in ("message_too_large", "malformed_message")
 
 
 def test_an_unknown_model_is_answered_with_the_closest_name(client: Client) -> None:
