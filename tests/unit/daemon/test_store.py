@@ -134,6 +134,7 @@ def test_dropped_pixels_are_told_from_lost_ones(tmp_path: Path) -> None:
         await desk.finish("a")
         desk.store.drop_pixels(["a"])
         assert isinstance(await desk.pixels("a"), ResultDropped)
+        assert not list((tmp_path / "results").iterdir()), "no restart is needed for that"
 
     at_desk(tmp_path, work)
     (job,) = recovered(tmp_path).jobs
@@ -150,6 +151,7 @@ def test_a_forgotten_job_leaves_nothing(tmp_path: Path) -> None:
         desk.store.reaped(42)
         desk.store.forget(["a"])
         await desk.add(record("a"))
+        assert not list((tmp_path / "results").iterdir()), "no restart is needed for that"
 
     at_desk(tmp_path, work)
     found = recovered(tmp_path)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from hermetic_daemon import faults
 from hermetic_daemon.records import End, Record
@@ -31,6 +31,14 @@ from hermetic_wire.errors import HermeticError, JobCancelled, StoreUnavailable, 
 from unit.daemon.store_desk import DEATH, record, success
 
 NAMES = st.sampled_from([f"job-{number}" for number in range(6)])
+CHOICES = st.lists(st.integers(0, 999), min_size=1, max_size=10)
+NEXT = {
+    "queued": ("begin", "cancel", "fail"),
+    "running": ("finish", "requeue", "park", "cancel", "fail"),
+    "succeeded": ("drop", "forget"),
+    "cancelled": ("forget",),
+}
+"""The facts that may follow, by state."""
 CANCELLED = to_body(JobCancelled("as asked"))
 
 
@@ -200,82 +208,63 @@ class Durability(RuleBasedStateMachine):
         if not self.failing:
             self.certain = len(self.asked)
 
-    def jobs(self, *states: str) -> list[str]:
-        return [name for name, job in self.now.jobs.items() if job.state in states]
+    @rule(choices=CHOICES)
+    def go_on(self, choices: list[int]) -> None:
+        """Several facts at once, whatever can follow from those before."""
+        for choice in choices:
+            possible = [
+                (what, name) for name, job in self.now.jobs.items() for what in NEXT[job.state]
+            ]
+            self.tell(*(possible[choice % len(possible)] if possible else ("pause", "")))
 
-    @precondition(lambda self: self.jobs("queued"))
-    @rule(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.jobs("queued")))
+    def tell(self, what: str, name: str) -> None:
         self.number += 1
-        self.store.born(self.number, 1.0, self.number)
-        self.ask("born", "", self.number)
-        self.store.begin(name, self.number, 42, 1.5)
-        self.ask("begin", name)
-
-    @precondition(lambda self: self.jobs("running"))
-    @rule(data=st.data(), death=st.booleans())
-    def requeue(self, data: st.DataObject, death: bool) -> None:
-        name = data.draw(st.sampled_from(self.jobs("running")))
-        self.store.requeue(name, DEATH if death else None, death=death)
-        self.ask("requeue" if death else "park", name)
-
-    @precondition(lambda self: self.jobs("queued", "running"))
-    @rule(data=st.data(), then_end=st.booleans())
-    def cancel(self, data: st.DataObject, then_end: bool) -> None:
-        name = data.draw(st.sampled_from(self.jobs("queued", "running")))
-        self.store.ask_cancel(name, lambda _: None)
-        self.ask("cancel", name)
-        if then_end:
-            self.number += 1
-            end = End(state="cancelled", ended_at=float(self.number), error=CANCELLED)
-            self.store.finish(name, end, (), lambda _: None)
-            self.ask("fail", name)
-
-    @precondition(lambda self: self.jobs("running"))
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.jobs("running")))
-        self.number += 1
-        pixels = bytes([self.number % 256]) * 100
-        self.store.finish(name, success(float(self.number)), (pixels,), lambda _: None)
-        self.ask("finish", name, self.number)
-
-    @precondition(lambda self: self.jobs("succeeded"))
-    @rule(data=st.data())
-    def drop_pixels(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.jobs("succeeded")))
-        self.store.drop_pixels([name])
-        self.ask("drop", name)
-
-    @precondition(lambda self: self.jobs("succeeded", "cancelled"))
-    @rule(data=st.data())
-    def forget(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.jobs("succeeded", "cancelled")))
-        self.store.forget([name])
-        self.ask("forget", name)
-
-    @rule(paused=st.booleans())
-    def pause(self, paused: bool) -> None:
-        self.store.set_paused(paused)
-        self.ask("pause", "", int(paused))
+        match what:
+            case "begin":
+                self.store.born(self.number, 1.0, self.number)
+                self.ask("born", "", self.number)
+                self.store.begin(name, self.number, 42, 1.5)
+            case "requeue":
+                self.store.requeue(name, DEATH, death=True)
+            case "park":
+                self.store.requeue(name, None, death=False)
+            case "cancel":
+                self.store.ask_cancel(name, lambda _: None)
+            case "finish":
+                pixels = bytes([self.number % 256]) * 100
+                self.store.finish(name, success(float(self.number)), (pixels,), lambda _: None)
+            case "fail":
+                end = End(state="cancelled", ended_at=float(self.number), error=CANCELLED)
+                self.store.finish(name, end, (), lambda _: None)
+            case "drop":
+                self.store.drop_pixels([name])
+            case "forget":
+                self.store.forget([name])
+            case _:
+                self.store.set_paused(bool(self.number % 2))
+                self.ask("pause", "", self.number % 2)
+                return
+        self.ask(what, name, self.number)
 
     # Accidents.
 
-    @rule()
-    def the_disk_fills_up(self) -> None:
+    @rule(choices=CHOICES, names=st.lists(NAMES, min_size=1, max_size=2), room=st.booleans())
+    def the_disk_is_full(self, choices: list[int], names: list[str], room: bool) -> None:
+        """For a while, or until the daemon leaves."""
         if not self.settle():
             self.die()
             return
         self.store._journal.connection.execute("PRAGMA query_only = ON")
         self.failing = True
-
-    @precondition(lambda self: self.failing)
-    @rule()
-    def there_is_room_again(self) -> None:
+        self.go_on(choices)
+        self.add(names)
+        self.check_pixels()
+        if not room:
+            self.the_daemon_leaves()
+            return
         self.store._journal.connection.execute("PRAGMA query_only = OFF")
         self.failing = False
-        self.pause(False)
+        self.tell("pause", "")
         if not self.settle():
             self.die()
 
@@ -286,9 +275,8 @@ class Durability(RuleBasedStateMachine):
     @rule()
     def the_daemon_is_killed(self) -> None:
         self.crash.left = 0
-        self.pause(self.now.paused)
-        if not self.failing:
-            self.settle()
+        self.tell("pause", "")
+        self.settle()
         self.die()
 
     @rule()
@@ -351,15 +339,18 @@ class Durability(RuleBasedStateMachine):
         files = {file.name for file in (Path(self.directory.name) / "results").iterdir()}
         assert files == {name for name, job in self.base.jobs.items() if job.pixels}
 
-    @precondition(lambda self: self.jobs("succeeded"))
-    @rule(data=st.data())
-    def pixels_are_read(self, data: st.DataObject) -> None:
-        """From memory where the disk does not take them."""
-        name = data.draw(st.sampled_from(self.jobs("succeeded")))
-        if not self.settle():
+    @rule()
+    def pixels_are_read(self) -> None:
+        if self.settle():
+            self.check_pixels()
+        else:
             self.die()
-        elif not self.failing:
-            assert self.pixels(name) == self.now.jobs[name].pixels
+
+    def check_pixels(self) -> None:
+        """From memory while the disk does not take them."""
+        for name, job in self.now.jobs.items():
+            if job.state == "succeeded" and not (self.failing and job.dropped):
+                assert self.pixels(name) == job.pixels
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):
@@ -372,4 +363,4 @@ class Durability(RuleBasedStateMachine):
 
 
 TestDurability = Durability.TestCase
-TestDurability.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestDurability.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
