@@ -341,7 +341,8 @@ print(Client(sys.argv[1]).submit("wait", model="demo-sd15").state)
 def test_an_app_that_never_closes_its_client_ends_quietly(daemon: FakeDaemon) -> None:
     command = [sys.executable, "-X", "dev", "-c", _FORGETFUL_APP, str(daemon.path)]
     app = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert (app.returncode, app.stdout, app.stderr) == (0, "queued\n", "")
+    assert (app.returncode, app.stderr) == (0, "")
+    assert app.stdout in {"queued\n", "running\n"}
 
 
 def test_steps_of_a_slow_app_are_reduced_to_the_newest(daemon: FakeDaemon, client: Client) -> None:
