@@ -1,11 +1,19 @@
-"""The journal's tables in SQL: one method per fact. The caller owns transactions and threads."""
+"""The journal's tables in SQL: one method per fact. The caller owns threads, and asks for commits.
+
+A statement costs the thread that runs it the interpreter's lock, twice. So what can be said in one
+is said in one: an attempt with its end, where both are told in one transaction, and all that is
+forgotten.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,6 +23,8 @@ from .migrations import migrate
 from .records import End, Measured, Record
 
 __all__ = ["Journal", "Kept", "is_environment"]
+
+logger = logging.getLogger(__name__)
 
 WAY_OUT = (
     "To keep it for a look and begin a new one, start once with: hermeticd --set-store-aside. "
@@ -28,6 +38,7 @@ _ADD = (
     " SELECT apps.id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM apps WHERE uid = ? AND name = ?"
     " ON CONFLICT (id) DO NOTHING"
 )
+_EACH = "(SELECT value FROM json_each(?))"
 _encode = msgspec.msgpack.Encoder().encode
 _errors = msgspec.msgpack.Decoder(tuple[ErrorBody, ...])
 _sizes = msgspec.msgpack.Decoder(list[int])
@@ -39,8 +50,16 @@ class Kept(msgspec.Struct, frozen=True):
     job_id: str
     sizes: list[int]
     """Bytes of each frame."""
-    checksum: int
-    """CRC-32 of all of them."""
+    checksum: int = 0
+    """CRC-32 of all of them, where they are in a file."""
+    pixels: bytes | None = None
+    """All of them, where they are so few that they are here."""
+
+
+class _Attempt(NamedTuple):
+    epoch: int
+    pid: int
+    started_at: float
 
 
 class Journal:
@@ -49,6 +68,12 @@ class Journal:
     def __init__(self, file: Path) -> None:
         """Raises StoreBroken, StoreUnavailable."""
         self._file = file
+        self._begun: dict[str, _Attempt] = {}
+        """Told in this transaction and not written yet, by job."""
+        self._leaving: list[str] = []
+        """Jobs to be forgotten at the end of this transaction."""
+        self.files: list[str] = []
+        """Jobs whose files this transaction has left without a result."""
         try:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.connection = sqlite3.connect(
@@ -74,6 +99,25 @@ class Journal:
             raise sqlite3.DatabaseError(found)
         migrate(self.connection)
 
+    def open(self) -> None:
+        """Begin a transaction."""
+        self._begun.clear()
+        self._leaving.clear()
+        self.files.clear()
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def complete(self) -> None:
+        """Write what was only noted so far; COMMIT may follow."""
+        for job_id, attempt in self._begun.items():
+            try:
+                self._begin(job_id, attempt)
+            except Exception as error:
+                if is_environment(error):
+                    raise
+                logger.exception("an attempt of job %s cannot be written", job_id)
+        self._begun.clear()
+        self._forget()
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -95,6 +139,8 @@ class Journal:
     def add(self, record: Record) -> None:
         """A new job. Raises InvalidParameter for an id that is there, and adds nothing then."""
         row = _row(record)
+        if record.id in self._leaving:
+            self._forget()
         if self.connection.execute(_ADD, row).rowcount:
             return
         # The app is new, or the job is not.
@@ -109,19 +155,24 @@ class Journal:
 
     def begin(self, job_id: str, epoch: int, pid: int, at: float) -> None:
         """A worker is given the job."""
+        self._begun[job_id] = _Attempt(epoch, pid, at)
+
+    def _begin(self, job_id: str, attempt: _Attempt) -> None:
         execute = self.connection.execute
         execute(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, started_at = ?"
             " WHERE id = ?",
-            (at, job_id),
+            (attempt.started_at, job_id),
         )
         execute(
             "INSERT OR REPLACE INTO attempts (job, epoch, pid, started_at) VALUES (?, ?, ?, ?)",
-            (job_id, epoch, pid, at),
+            (job_id, *attempt),
         )
 
     def requeue(self, job_id: str, at: float, error: ErrorBody | None, *, death: bool) -> None:
         """Its attempt is over without an end."""
+        if job_id in self._begun:
+            self._begin(job_id, self._begun.pop(job_id))
         self._end_attempt(job_id, at, error.code if error else "parked")
         self.connection.execute(
             "UPDATE jobs SET state = 'queued', started_at = NULL WHERE id = ?", (job_id,)
@@ -140,21 +191,32 @@ class Journal:
 
     def finish(self, job_id: str, end: End, kept: Kept) -> None:
         """The job's one end."""
-        self._end_attempt(job_id, end.ended_at, end.state)
+        attempt = self._begun.pop(job_id, None)
         self.connection.execute(
-            "UPDATE jobs SET state = ?, ended_at = ?, error = ?, worker = ? WHERE id = ?",
+            "UPDATE jobs SET state = ?, ended_at = ?, error = ?, worker = ?,"
+            " attempts = attempts + ?, started_at = coalesce(?, started_at) WHERE id = ?",
             (
                 end.state,
                 end.ended_at,
                 _encode(end.error) if end.error else None,
                 _encode(end.worker) if end.worker else None,
+                attempt is not None,
+                attempt.started_at if attempt else None,
                 job_id,
             ),
         )
+        if attempt is None:
+            self._end_attempt(job_id, end.ended_at, end.state)
+        else:
+            self.connection.execute(
+                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+                (job_id, *attempt, end.ended_at, end.state),
+            )
         if end.output is not None:
             self.connection.execute(
-                "INSERT OR REPLACE INTO results (job, output, sizes, checksum) VALUES (?, ?, ?, ?)",
-                (job_id, _encode(end.output), _encode(kept.sizes), kept.checksum),
+                "INSERT OR REPLACE INTO results (job, output, sizes, checksum, pixels)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (job_id, _encode(end.output), _encode(kept.sizes), kept.checksum, kept.pixels),
             )
 
     def _end_attempt(self, job_id: str, at: float, outcome: str) -> None:
@@ -165,22 +227,36 @@ class Journal:
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Ended jobs, with all that belongs to them."""
-        self.connection.executemany(
-            "DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in job_ids]
-        )
+        self._leaving += job_ids
+
+    def _forget(self) -> None:
+        if self._leaving:
+            leaving = json.dumps(self._leaving)
+            self._note_files(leaving)
+            self.connection.execute(f"DELETE FROM jobs WHERE id IN {_EACH}", (leaving,))
+            self._leaving.clear()
 
     def drop_pixels(self, job_ids: Sequence[str]) -> None:
         """Their pixels are no longer kept."""
-        self.connection.executemany(
-            "UPDATE results SET dropped = 1 WHERE job = ?", [(job_id,) for job_id in job_ids]
+        dropping = json.dumps(job_ids)
+        self._note_files(dropping)
+        self.connection.execute(
+            f"UPDATE results SET dropped = 1, pixels = NULL WHERE job IN {_EACH}", (dropping,)
         )
+
+    def _note_files(self, job_ids: str) -> None:
+        found = self.connection.execute(
+            f"SELECT job FROM results WHERE job IN {_EACH} AND pixels IS NULL AND NOT dropped",
+            (job_ids,),
+        )
+        self.files += [job_id for (job_id,) in found]
 
     def kept(self, job_id: str) -> Kept | None:
         """What is kept of a job's pixels; None where nothing is."""
         row = self.connection.execute(
-            "SELECT sizes, checksum FROM results WHERE job = ? AND NOT dropped", (job_id,)
+            "SELECT sizes, checksum, pixels FROM results WHERE job = ? AND NOT dropped", (job_id,)
         ).fetchone()
-        return Kept(job_id, _sizes.decode(row[0]), row[1]) if row else None
+        return Kept(job_id, _sizes.decode(row[0]), *row[1:]) if row else None
 
     # Beside them.
 

@@ -85,6 +85,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             END""",
         ),
     ),
+    ("0003_small_results", ("ALTER TABLE results ADD COLUMN pixels BLOB",)),
 )
 """Name and statements, in the order in which they are applied. One that was released is never
 changed; another follows it."""

@@ -69,7 +69,9 @@ def _requeue_interrupted(connection: sqlite3.Connection) -> None:
 
 def _requeue_lost(connection: sqlite3.Connection, spool: Spool) -> set[str]:
     """Returns the jobs whose files are whole."""
-    rows = connection.execute("SELECT job, sizes, checksum FROM results WHERE NOT dropped")
+    rows = connection.execute(
+        "SELECT job, sizes, checksum FROM results WHERE NOT dropped AND pixels IS NULL"
+    )
     kept = [Kept(job, _sizes.decode(sizes), checksum) for job, sizes, checksum in rows]
     whole = set()
     for one in kept:

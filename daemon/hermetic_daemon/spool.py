@@ -1,4 +1,4 @@
-"""The pixels of results: one file per job, its frames one after another. Knows no database.
+"""The pixels of large results: one file per job, its frames one after another. Knows no database.
 
 A file gets its name when it is whole, and is not forced to the disk: that would cost each image
 5 to 15 ms. Its size and checksum stand in the journal, so that a loss of power is found out.
@@ -17,7 +17,7 @@ from hermetic_wire.codec import Frame
 
 from . import faults
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "parted"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +67,7 @@ class Spool:
             return None
         if len(data) != sum(sizes) or zlib.crc32(data) != checksum:
             return None
-        frames: list[Frame] = []
-        at = 0
-        for size in sizes:
-            frames.append(data[at : at + size])
-            at += size
-        return frames
+        return parted(data, sizes)
 
     def is_whole(self, job_id: str, size: int, checksum: int) -> bool:
         """Whether the file is what was written: so many bytes, with this CRC-32. Raises nothing:
@@ -102,6 +97,16 @@ class Spool:
                     file.unlink()
                 except OSError as error:  # such as a directory: it is nobody's result
                     logger.warning("%s does not belong there and stays: %s", file, error.strerror)
+
+
+def parted(data: memoryview, sizes: Sequence[int]) -> list[Frame]:
+    """The frames of these sizes that stand one after another."""
+    frames: list[Frame] = []
+    at = 0
+    for size in sizes:
+        frames.append(data[at : at + size])
+        at += size
+    return frames
 
 
 def _write(descriptor: int, frames: Sequence[Frame]) -> tuple[list[int], int]:

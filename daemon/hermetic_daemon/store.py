@@ -21,13 +21,17 @@ from hermetic_wire.errors import ErrorBody, HermeticError, ResultDropped
 from .journal import Journal, Kept
 from .records import End, Measured, Record, Recovered
 from .recovery import recover
-from .spool import Spool
+from .spool import Spool, parted
 from .state_directory import JOURNAL, RESULTS, occupy, set_aside
 from .writer import Fact, Look, Then, Writer
 
 __all__ = ["Store", "Then", "set_aside"]
 
 logger = logging.getLogger(__name__)
+
+SMALL_BYTES = 16 << 10
+"""Of all pixels of a result that is rather kept in the journal: to make and to rename a file costs
+more than to write so much."""
 
 
 class Store:
@@ -76,7 +80,7 @@ class Store:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write from now on, and tell in this loop. Whatever `recover` has named has been ended."""
         self._writer.start(loop)
-        self._must("meta", self._journal.forget_processes)
+        self._note(self._journal.forget_processes)
 
     def close(self) -> None:
         """Write what is left, as far as that is possible, and let another daemon have it."""
@@ -93,20 +97,43 @@ class Store:
     def add(self, record: Record, then: Then) -> None:
         """A new job; `then(None)` once it is on the disk, or why it is not: StoreUnavailable, or
         InvalidParameter where the id is in use."""
-        self._writer.ask(Fact("add", lambda: self._journal.add(record), then, refusable=True))
+        self._writer.ask(
+            Fact(
+                "add",
+                lambda: self._journal.add(record),
+                then,
+                jobs=(record.id,),
+                refusable=True,
+            )
+        )
 
     def begin(self, job_id: str, epoch: int, pid: int, started_at: float) -> None:
-        """A worker is given the job."""
-        self._must("begin", lambda: self._journal.begin(job_id, epoch, pid, started_at))
+        """A worker is given the job. Nobody waits for that, and it may well end at once."""
+        self._writer.ask(
+            Fact(
+                "begin",
+                lambda: self._journal.begin(job_id, epoch, pid, started_at),
+                jobs=(job_id,),
+                patient=True,
+            )
+        )
 
     def requeue(self, job_id: str, error: ErrorBody | None, *, death: bool) -> None:
         """Its attempt is over without an end; `error` is None where the daemon just ends."""
         at = time.time()
-        self._must("requeue", lambda: self._journal.requeue(job_id, at, error, death=death))
+        self._writer.ask(
+            Fact(
+                "requeue",
+                lambda: self._journal.requeue(job_id, at, error, death=death),
+                jobs=(job_id,),
+            )
+        )
 
     def ask_cancel(self, job_id: str, then: Then) -> None:
         """Somebody who may has asked for the job's end; told when that cannot be forgotten."""
-        self._must("cancel", lambda: self._journal.ask_cancel(job_id), then)
+        self._writer.ask(
+            Fact("cancel", lambda: self._journal.ask_cancel(job_id), then, jobs=(job_id,))
+        )
 
     def finish(self, job_id: str, end: End, frames: Sequence[Frame], then: Then) -> None:
         """The job's end and its pixels. `then` is told when they are written, or once why they
@@ -116,14 +143,20 @@ class Store:
 
         def apply() -> None:
             if not kept:  # else it is the journal alone that could not be written
-                sizes, checksum = self._spool.write(job_id, frames) if frames else ([], 0)
-                kept.append(Kept(job_id, sizes, checksum))
+                kept.append(self._keep(job_id, frames))
             self._journal.finish(job_id, end, kept[0])
 
         def written() -> None:
             self._unwritten.pop(job_id, None)
 
-        self._writer.ask(Fact("finish", apply, then, afterwards=written))
+        self._writer.ask(Fact("finish", apply, then, jobs=(job_id,), afterwards=written))
+
+    def _keep(self, job_id: str, frames: Sequence[Frame]) -> Kept:
+        views = [memoryview(frame).cast("B") for frame in frames]
+        sizes = [view.nbytes for view in views]
+        if sum(sizes) <= SMALL_BYTES:
+            return Kept(job_id, sizes, pixels=b"".join(views))
+        return Kept(job_id, *self._spool.write(job_id, frames))
 
     def read_pixels(self, job_id: str, then: Callable[[list[Frame] | HermeticError], None]) -> None:
         """The frames of a result, or the ResultDropped why they are no longer there."""
@@ -141,7 +174,7 @@ class Store:
         gone = "its pixels are no longer kept"
         try:
             kept = self._journal.kept(job_id)
-            frames = self._spool.read(job_id, kept.sizes, kept.checksum) if kept else None
+            frames = self._read(kept) if kept else None
         except Exception as error:  # whatever it is, somebody waits for the answer
             logger.exception("the pixels of job %s cannot be read", job_id)
             gone = f"its pixels cannot be read: {error}"
@@ -151,6 +184,11 @@ class Store:
             f"Job {job_id} succeeded, but {gone}. Submit it again with the same seeds under a new "
             "id."
         )
+
+    def _read(self, kept: Kept) -> list[Frame] | None:
+        if kept.pixels is not None:
+            return parted(memoryview(kept.pixels), kept.sizes)
+        return self._spool.read(kept.job_id, kept.sizes, kept.checksum)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Ended jobs and their pixels need not be kept any longer."""
@@ -162,25 +200,27 @@ class Store:
 
     def _remove(self, apply: Callable[[], None], job_ids: Sequence[str]) -> None:
         def remove_files() -> None:
-            self._spool.remove(job_ids)
+            self._spool.remove(self._journal.files)
 
-        self._writer.ask(Fact("forget", apply, afterwards=remove_files))
+        self._writer.ask(
+            Fact("forget", apply, jobs=tuple(job_ids), patient=True, afterwards=remove_files)
+        )
 
     def set_paused(self, paused: bool) -> None:
         """Whether jobs are begun."""
-        self._must("meta", lambda: self._journal.set_paused(paused))
+        self._note(lambda: self._journal.set_paused(paused))
 
     def measure(self, measured: Measured) -> None:
         """What is known of a model by now."""
-        self._must("meta", lambda: self._journal.measure(measured))
+        self._note(lambda: self._journal.measure(measured))
 
     def born(self, pid: int, started: float, epoch: int) -> None:
         """A child of the daemon; `started` as psutil tells it."""
-        self._must("meta", lambda: self._journal.born(pid, started, epoch))
+        self._note(lambda: self._journal.born(pid, started, epoch))
 
     def reaped(self, pid: int) -> None:
         """That child has ended."""
-        self._must("meta", lambda: self._journal.reaped(pid))
+        self._note(lambda: self._journal.reaped(pid))
 
-    def _must(self, kind: str, apply: Callable[[], None], then: Then | None = None) -> None:
-        self._writer.ask(Fact(kind, apply, then))
+    def _note(self, apply: Callable[[], None]) -> None:
+        self._writer.ask(Fact("meta", apply))

@@ -30,10 +30,8 @@ RETRY_SECONDS = 1.0
 """Between two attempts to write what must be written."""
 PAUSE_SECONDS = 0.02
 """So short at least, however many ask: what cannot be written shall not keep a core busy."""
-LAZY = ("begin", "forget")
-"""Kinds that nobody waits for: they would cost the next one a whole commit."""
-COMPANY_SECONDS = 0.05
-"""How long such a fact waits for another to be written with."""
+PATIENCE_SECONDS = 0.05
+"""How long a patient fact waits for the next one of its job, to be written with it."""
 CLOSE_SECONDS = 10.0
 """For the last facts, when the daemon ends."""
 
@@ -51,7 +49,12 @@ class Fact:
     Raises a HermeticError to refuse it, having changed nothing."""
     then: Then | None = None
     """Called in the loop, once: with None when it is on the disk, or why it is not."""
+    jobs: tuple[str, ...] = ()
+    """What is said of one job is written in its order."""
     refusable: bool = False
+    patient: bool = False
+    """Nobody waits for it, and it would cost the others a commit: it comes a little later."""
+    asked_at: float = 0.0
     afterwards: Callable[[], None] | None = None
     """Called in the thread once it is on the disk."""
 
@@ -84,6 +87,8 @@ class Writer:
         self._journal = journal
         self._asked: queue.SimpleQueue[Fact | Look | None] = queue.SimpleQueue()
         self._backlog: list[Fact] = []
+        self._patient: list[Fact] = []
+        """The patient facts that are not due."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
 
@@ -94,6 +99,8 @@ class Writer:
 
     def ask(self, what: Fact | Look) -> None:
         """Have it written, or read."""
+        if isinstance(what, Fact):
+            what.asked_at = time.monotonic()
         self._asked.put(what)
 
     def close(self) -> bool:
@@ -109,7 +116,7 @@ class Writer:
         over = False
         while not over:
             batch, over = self._take()
-            facts = [*self._backlog, *(one for one in batch if isinstance(one, Fact))]
+            facts = [*self._backlog, *self._due(batch, over)]
             if self.failure and not facts:  # nothing but the wish to know
                 facts = [Fact("meta", self._journal.probe, refusable=True)]
             tell = self._write(facts)
@@ -125,15 +132,39 @@ class Writer:
         """All that is asked by now, after waiting for something; and whether that was the last."""
         batch: list[Fact | Look] = []
         with contextlib.suppress(queue.Empty):
-            asked = self._asked.get(timeout=RETRY_SECONDS if self.failure else None)
+            asked = self._asked.get(timeout=self._idle_seconds())
             if self.failure:
                 time.sleep(PAUSE_SECONDS)
             while asked is not None:
                 batch.append(asked)
-                lazy = all(isinstance(one, Fact) and one.kind in LAZY for one in batch)
-                asked = self._asked.get(lazy, COMPANY_SECONDS)
+                asked = self._asked.get_nowait()
             return batch, True
         return batch, False
+
+    def _idle_seconds(self) -> float | None:
+        """For how long there is nothing to do if nothing is asked; None is for ever."""
+        if self.failure:
+            return RETRY_SECONDS
+        if self._patient:
+            due = self._patient[0].asked_at + PATIENCE_SECONDS
+            return max(0.0, due - time.monotonic())
+        return None
+
+    def _due(self, batch: list[Fact | Look], over: bool) -> list[Fact]:
+        """The facts to be written now, in their order; the others go on waiting."""
+        waiting = [*self._patient, *(one for one in batch if isinstance(one, Fact))]
+        late = bool(waiting) and time.monotonic() >= waiting[0].asked_at + PATIENCE_SECONDS
+        everything = late or over or any(isinstance(one, Look) for one in batch)
+        due, patient = list[Fact](), list[Fact]()
+        named: set[str] = set()
+        for fact in reversed(waiting):  # so that what a job's fact needs is known before it
+            if everything or not fact.patient or not named.isdisjoint(fact.jobs):
+                due.append(fact)
+                named.update(fact.jobs)
+            else:
+                patient.append(fact)
+        self._patient = patient[::-1]
+        return due[::-1]
 
     def _write(self, facts: list[Fact]) -> list[Callable[[], None]]:
         """One transaction; or none, and what must be kept is kept. Returns whom to tell what."""
@@ -157,7 +188,7 @@ class Writer:
         cannot be written, and what the disk or the journal raises."""
         kinds = {fact.kind for fact in facts}
         refused: dict[Fact, HermeticError] = {}
-        self._journal.connection.execute("BEGIN IMMEDIATE")
+        self._journal.open()
         for fact in facts:
             try:
                 fact.apply()
@@ -167,6 +198,7 @@ class Writer:
                 if is_environment(error):
                     raise
                 raise _AtFault(fact, error) from error
+        self._journal.complete()
         for kind in kinds:
             faults.reach(f"{kind}.before_commit")
         self._journal.connection.execute("COMMIT")

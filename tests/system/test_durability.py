@@ -22,7 +22,8 @@ from support.daemon import RunningDaemon
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-PIXELS = 8 * 8
+SIDE = 80
+"""Of an image: too large for the journal, so that there is a file."""
 LONG: dict[str, Any] = {"steps": 1000, "step_seconds": 0.02}
 
 
@@ -48,7 +49,7 @@ def submit(client: Client, model: str, **asked: Any) -> Job:
 
 def draw(client: Client, model: str, seed: int) -> bytes:
     """One job from beginning to end, waited for whatever happens to the daemon meanwhile."""
-    job = submit(client, model, seed=seed, steps=2, width=8, height=8)
+    job = submit(client, model, seed=seed, steps=2, width=SIDE, height=SIDE)
     (pixels,) = job.result(100).pixels
     return bytes(pixels)
 
@@ -76,8 +77,8 @@ def test_the_daemon_is_killed(point: str, tmp_path: Path) -> None:
         reviving = threads.submit(daemon.revive)
         with daemon.client() as client:
             for seed in range(4):  # more than are kept
-                assert draw(client, "echo", seed) == bytes(colour("a", seed)) * PIXELS
-            assert draw(client, "fragile", 9) == bytes(colour("a", 9)) * PIXELS
+                assert draw(client, "echo", seed) == bytes(colour("a", seed)) * SIDE**2
+            assert draw(client, "fragile", 9) == bytes(colour("a", 9)) * SIDE**2
             assert be_cancelled(client)
             reviving.result(100)
             assert draw(client, "echo", 5)

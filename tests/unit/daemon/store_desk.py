@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -31,8 +31,9 @@ __all__ = [
 
 T = TypeVar("T")
 DEATH = ErrorBody(code="worker_died", message="it ended")
-PIXELS = bytes(range(48))
-OUTPUT = Output(images=(Image(width=4, height=4),), seeds=(2**64 - 1,), timings={"total": 0.5})
+PIXELS = bytes(range(240)) * 80
+"""Too many for the journal."""
+OUTPUT = Output(images=(Image(width=80, height=80),), seeds=(2**64 - 1,), timings={"total": 0.5})
 WORKER = WorkerIdentity(model="m", architecture="echo", epoch=3, pid=42, device="cpu")
 
 
@@ -78,9 +79,11 @@ class Desk:
             self.store.add(record, answer.take)
         return [await answer.get() for answer in answers]
 
-    async def finish(self, name: str, end: End | None = None) -> HermeticError | None:
+    async def finish(
+        self, name: str, end: End | None = None, frames: Sequence[Frame] = (PIXELS,)
+    ) -> HermeticError | None:
         answer = Answer[HermeticError | None]()
-        self.store.finish(name, end or success(), () if end else (PIXELS,), answer.take)
+        self.store.finish(name, end or success(), () if end else frames, answer.take)
         return await answer.get()
 
     async def cancel(self, name: str) -> HermeticError | None:

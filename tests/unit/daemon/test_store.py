@@ -42,10 +42,15 @@ def test_what_was_accepted_is_there_again_to_the_bit(tmp_path: Path) -> None:
     assert recovered(tmp_path).jobs == (full, record("b"))
 
 
-def test_a_result_is_there_again_with_its_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_result_is_there_again_with_its_pixels(tmp_path: Path, at_once: bool) -> None:
+    """Its attempt is written with it, or before it."""
+
     async def work(desk: Desk) -> None:
         await desk.add(record("a"))
         desk.store.begin("a", 3, 42, 1.5)
+        if not at_once:
+            await desk.pixels("nobody's")
         assert await desk.finish("a") is None
 
     async def look(desk: Desk) -> None:
@@ -140,6 +145,25 @@ def test_dropped_pixels_are_told_from_lost_ones(tmp_path: Path) -> None:
     (job,) = recovered(tmp_path).jobs
     assert (job.state, job.dropped) == ("succeeded", True)
     assert not list((tmp_path / "results").iterdir())
+
+
+def test_few_pixels_are_kept_in_the_journal(tmp_path: Path) -> None:
+    few = [bytes(range(48)), b"", bytes(range(12))]
+
+    async def work(desk: Desk) -> None:
+        await desk.add(record("a"), record("b"))
+        for name in "ab":
+            assert await desk.finish(name, frames=few) is None
+        desk.store.drop_pixels(["b"])
+        assert not list((tmp_path / "results").iterdir())
+
+    async def look(desk: Desk) -> None:
+        assert [job.state for job in desk.recovered.jobs] == ["succeeded"] * 2
+        assert await desk.pixels("a") == few
+        assert isinstance(await desk.pixels("b"), ResultDropped)
+
+    at_desk(tmp_path, work)
+    at_desk(tmp_path, look)
 
 
 def test_a_forgotten_job_leaves_nothing(tmp_path: Path) -> None:
