@@ -69,6 +69,8 @@ class Followers:
 
     def publish(self, job: Job, update: messages.JobUpdate, raw: Sequence[Frame] = ()) -> None:
         """Progress; whoever does not read misses it, and only that. Pictures go to followers."""
+        if not job.accepted:
+            return
         heard = [] if isinstance(update, messages.JobPreview) else self._seeing(job)
         for identity in (*self._by_job.get(job.id, ()), *heard):
             if not self._door.is_slow(identity):
@@ -76,9 +78,13 @@ class Followers:
 
     def tell_state(self, job: Job, identity: bytes, queued: messages.JobQueued) -> None:
         """Where the job is now; `queued` is what is said of one that waits."""
-        update = state_of(job, queued)
+        self._door.send(identity, state_of(job) or queued)
+
+    def publish_state(self, job: Job) -> None:
+        """How far the job came before it was accepted."""
+        update = state_of(job)
         if update is not None:
-            self._door.send(identity, update)
+            self.publish(job, update)
 
     def close(self, job: Job, pixels: Sequence[Frame]) -> None:
         """The job has ended: tell every follower, once."""
@@ -107,12 +113,10 @@ class Followers:
         return [one for one, watcher in self._watchers.items() if watcher.sees(job)]
 
 
-def state_of(job: Job, queued: messages.JobQueued) -> messages.JobUpdate | None:
-    """The update that says how far an open job is."""
-    if job.state == "queued":
-        return queued
+def state_of(job: Job) -> messages.JobUpdate | None:
+    """The update that says how far an open job is; None for one that waits."""
     if job.state == "loading":
         return messages.JobLoading(job_id=job.id, stage=job.stage, fraction=job.fraction)
-    if job.worker is not None:
+    if job.state == "running" and job.worker is not None:
         return messages.JobRunning(job_id=job.id, epoch=job.worker.epoch, pid=job.worker.pid)
     return None

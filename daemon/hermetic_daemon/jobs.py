@@ -52,6 +52,10 @@ class Job:
     on_disconnect: OnDisconnect = "keep"
     keep_alive: float | None = None
     preview_seconds: float | None = None
+    accepted: bool = False
+    """Whether it is written down: until then nobody is told of it, though it may run already."""
+    refused: bool = False
+    """Whether it could not be written down: then it never was, whatever has come of it."""
     state: JobState = "queued"
     attempts: int = 0
     interruptions: int = 0
@@ -161,6 +165,7 @@ class Job:
             on_disconnect=record.on_disconnect,
             keep_alive=record.keep_alive,
             preview_seconds=record.preview_seconds,
+            accepted=True,
             state=record.state,
             attempts=record.attempts,
             interruptions=record.interruptions,
@@ -212,6 +217,10 @@ class Jobs:
         self._jobs[job.id] = job
         if job.ended:
             self._keep(job)
+
+    def discard(self, job: Job) -> None:
+        """It never was."""
+        del self._jobs[job.id]
 
     def get(self, job_id: str) -> Job | None:
         """The job, where it is still known."""

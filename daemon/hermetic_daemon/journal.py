@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from hermetic_wire.errors import ErrorBody, InvalidParameter, StoreBroken, StoreUnavailable
+from hermetic_wire.errors import ErrorBody, InvalidParameter, StoreBroken, StoreUnavailable, UnknownJob
 
 from .migrations import migrate
 from .records import End, Measured, Record
@@ -158,13 +158,14 @@ class Journal:
         self._begun[job_id] = _Attempt(epoch, pid, at)
 
     def _begin(self, job_id: str, attempt: _Attempt) -> None:
-        execute = self.connection.execute
-        execute(
+        known = self.connection.execute(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, started_at = ?"
-            " WHERE id = ?",
+            " WHERE id = ? AND ended_at IS NULL",
             (attempt.started_at, job_id),
-        )
-        execute(
+        ).rowcount
+        if not known:  # it was begun while it was refused
+            return
+        self.connection.execute(
             "INSERT OR REPLACE INTO attempts (job, epoch, pid, started_at) VALUES (?, ?, ?, ?)",
             (job_id, *attempt),
         )
@@ -190,11 +191,12 @@ class Journal:
         self.connection.execute("UPDATE jobs SET cancel_asked = 1 WHERE id = ?", (job_id,))
 
     def finish(self, job_id: str, end: End, kept: Kept) -> None:
-        """The job's one end."""
+        """The job's one end. Raises UnknownJob where it was refused, and changes nothing."""
         attempt = self._begun.pop(job_id, None)
-        self.connection.execute(
+        known = self.connection.execute(
             "UPDATE jobs SET state = ?, ended_at = ?, error = ?, worker = ?,"
-            " attempts = attempts + ?, started_at = coalesce(?, started_at) WHERE id = ?",
+            " attempts = attempts + ?, started_at = coalesce(?, started_at)"
+            " WHERE id = ? AND ended_at IS NULL",
             (
                 end.state,
                 end.ended_at,
@@ -204,7 +206,9 @@ class Journal:
                 attempt.started_at if attempt else None,
                 job_id,
             ),
-        )
+        ).rowcount
+        if not known:
+            raise UnknownJob(f"No open job has the id {job_id!r}, so no end of it is written.")
         if attempt is None:
             self._end_attempt(job_id, end.ended_at, end.state)
         else:

@@ -1,6 +1,7 @@
 """What happens to a job is written down, and then told. In this order, always.
 
-Owns the jobs' rows and the only way to change them; the store does the writing, the followers are
+Only told: a job may run while it is written down, since nobody knows of it yet and what comes of it
+is written later. Owns the jobs' rows and the only way to change them; the store does the writing, the followers are
 told. Which job runs is none of its business.
 """
 
@@ -58,15 +59,23 @@ class Ledger:
         return True
 
     def accept(self, job: Job, then: Callable[[HermeticError | None], None]) -> None:
-        """A new job. `then` is told when it is written down, or why it cannot be."""
+        """A new job. `then` is told when it is written down, or why it cannot be: who has begun it
+        meanwhile is to end it."""
 
         def written(error: HermeticError | None) -> None:
+            job.refused = error is not None
             if error is None:
+                job.accepted = True
                 self.jobs.add(job)
                 self._followers.submitted(job)
             then(error)
 
         self._store.add(job.record(), written)
+
+    @property
+    def failing(self) -> bool:
+        """Whether nothing can be written down at present."""
+        return bool(self._store.failure)
 
     def load(self, job: Job, stage: str = "start", fraction: float = 0.0) -> None:
         """The model is being made ready for it; nothing of that outlives a crash."""
@@ -127,6 +136,9 @@ class Ledger:
 
     def settle(self, job: Job, error: HermeticError | None) -> None:
         """The job's one end: written down, then told, also when it cannot be written down now."""
+        if job.refused:
+            self.jobs.discard(job)
+            return
         state = _final(error)
         pixels, job.pixels = job.pixels or [], None
         if error is not None:
@@ -136,14 +148,18 @@ class Ledger:
         self._ending[job.id] = job
 
         def written(failure: HermeticError | None) -> None:
-            if failure is not None:
-                logger.error("the end of job %s is not written yet: %s", job.id, failure.message)
             del self._ending[job.id]
-            self.jobs.close(job, state)
-            faults.reach("result.before_send")
-            self._followers.close(job, pixels)
-            faults.reach("result.after_send")
-            self.trim()
+            if job.refused:
+                self.jobs.discard(job)
+            else:
+                if failure is not None:
+                    words = failure.message
+                    logger.error("the end of job %s is not written yet: %s", job.id, words)
+                self.jobs.close(job, state)
+                faults.reach("result.before_send")
+                self._followers.close(job, pixels)
+                faults.reach("result.after_send")
+                self.trim()
             self._tell_idle()
 
         end = End(

@@ -124,18 +124,23 @@ class Requests:
         check_job_id(request.job_id)
         self._apps.behind(peer)
         asked = _Asked(peer, request.seq)
+        if request.job_id in self._being_accepted:
+            self._being_accepted[request.job_id].append(asked)
+            return
         known = self._ledger.jobs.get(request.job_id)
         if known is not None:
             self._take_hold(asked, known)
             self._tell_state(asked, known)
             return
-        if request.job_id in self._being_accepted:
-            self._being_accepted[request.job_id].append(asked)
-            return
         job = self._admitted(peer, request)
         self._being_accepted[job.id] = [asked]
         faults.reach("submit.admitted")
-        self._ledger.accept(job, lambda error: self._written(job, error))
+        # It may run while it is written down: that saves it the time of a commit.
+        at_once = not self._ledger.failing
+        self._ledger.accept(job, lambda error: self._written(job, error, at_once=at_once))
+        if at_once:
+            self._ledger.jobs.add(job)
+            self._happen(job.arrival())
 
     def _admitted(self, peer: Peer, request: messages.Submit) -> Job:
         """The job, if it can be right and there is room for it."""
@@ -168,8 +173,7 @@ class Requests:
             )
 
     def _require_room(self, share: str) -> None:
-        """Those that are being written down count as waiting."""
-        waiting = self._dispatcher.waiting_count + len(self._being_accepted)
+        waiting = self._dispatcher.waiting_count
         if waiting >= self._config.queue_limit:
             raise errors.QueueFull(
                 f"{waiting} jobs wait already, as many as may (queue_limit). Submit again later.",
@@ -183,12 +187,14 @@ class Requests:
                 retry_after=RETRY_SECONDS,
             )
 
-    def _written(self, job: Job, error: errors.HermeticError | None) -> None:
+    def _written(self, job: Job, error: errors.HermeticError | None, *, at_once: bool) -> None:
         """The job is the daemon's own, or could not be written down."""
         waiting = self._being_accepted.pop(job.id)
         if error is not None:
             for asked in waiting:
                 self._door.reject(asked.peer.identity, asked.seq, error)
+            if at_once:
+                self._happen(events.CancelAsked(job.id))
             return
         faults.reach("accepted.before_send")
         for asked in waiting:
@@ -197,12 +203,18 @@ class Requests:
             except errors.HermeticError as refusal:  # another user, who came upon the same id
                 self._door.reject(asked.peer.identity, asked.seq, refusal)
         faults.reach("accepted.after_send")
-        self._happen(job.arrival())
+        if at_once:
+            self._followers.publish_state(job)
+        else:
+            self._happen(job.arrival())
         if job.on_disconnect == "cancel" and not self._followers.has(job.id):
             self._happen(events.CancelAsked(job.id))
 
     def _follow(self, peer: Peer, request: messages.Follow) -> None:
         self._apps.behind(peer)
+        if request.job_id in self._being_accepted:
+            self._being_accepted[request.job_id].append(_Asked(peer, request.seq))
+            return
         job = self._ledger.jobs.find(request.job_id)
         self._take_hold(_Asked(peer, request.seq), job)
         wanted = request.preview_seconds
@@ -234,7 +246,7 @@ class Requests:
         watcher = self._followers.watch(peer, request.app)
         self._done(_Asked(peer, request.seq), "Watching.")
         for job in self._ledger.jobs.open():
-            if watcher.sees(job):
+            if job.accepted and watcher.sees(job):
                 told = messages.JobSubmitted(job_id=job.id, job=self._overview.job(job))
                 self._door.send(peer.identity, told)
 
