@@ -222,6 +222,9 @@ class Jobs:
         """It never was."""
         del self._jobs[job.id]
 
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
     def get(self, job_id: str) -> Job | None:
         """The job, where it is still known."""
         return self._jobs.get(job_id)

@@ -127,8 +127,8 @@ class Requests:
         if request.job_id in self._being_accepted:
             self._being_accepted[request.job_id].append(asked)
             return
-        known = self._ledger.jobs.get(request.job_id)
-        if known is not None:
+        if request.job_id in self._ledger.jobs:
+            known = self._find(request.job_id)
             self._take_hold(asked, known)
             self._tell_state(asked, known)
             return
@@ -215,12 +215,22 @@ class Requests:
         if request.job_id in self._being_accepted:
             self._being_accepted[request.job_id].append(_Asked(peer, request.seq))
             return
-        job = self._ledger.jobs.find(request.job_id)
+        job = self._find(request.job_id)
         self._take_hold(_Asked(peer, request.seq), job)
         wanted = request.preview_seconds
         if wanted is not None:
             job.preview_seconds = min(wanted, job.preview_seconds or wanted)
         self._tell_state(_Asked(peer, request.seq), job)
+
+    def _find(self, job_id: str) -> Job:
+        job = self._ledger.jobs.find(job_id)
+        if job.refused:
+            raise errors.UnknownJob(
+                f"Job {job_id!r} could not be written down, so it never was, and what had begun of "
+                "it is just being ended. Submit it again.",
+                retry_after=RETRY_SECONDS,
+            )
+        return job
 
     def _tell_state(self, asked: _Asked, job: Job) -> None:
         """To one who comes later; who submits a job hears of it as things happen."""
@@ -251,7 +261,7 @@ class Requests:
                 self._door.send(peer.identity, told)
 
     def _cancel(self, peer: Peer, request: messages.Cancel) -> None:
-        job = self._ledger.jobs.find(request.job_id)
+        job = self._find(request.job_id)
         _permit(peer, job, "cancel")
         asked = _Asked(peer, request.seq)
         if job.ended:

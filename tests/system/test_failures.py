@@ -21,6 +21,7 @@ from hermetic import (
     OutOfMemory,
     Quarantined,
     StoreUnavailable,
+    UnknownJob,
 )
 from hermetic_wire.messages import JobRetrying, JobRow, JobRunning, JobStep
 from support.daemon import RunningDaemon
@@ -228,6 +229,29 @@ def test_a_full_disk_refuses_new_jobs_in_words_and_loses_none_that_it_has() -> N
         daemon.kill()
         daemon.restart()
         assert client.job(running.id).result(30).pixels == expected
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_a_job_that_has_begun_and_cannot_be_written_down_never_was(steps: int) -> None:
+    """Whether it has ended by then or not: one that draws for 50 s does not keep the device."""
+    with RunningDaemon() as daemon, daemon.client() as client:
+        kept = client.generate("warm", model="echo")
+        for _ in range(3):
+            limit_file_size(daemon, 0)
+            asked = {"steps": steps, "step_seconds": 0.05 if steps > 1 else 0.0}
+            with pytest.raises(StoreUnavailable):
+                client.submit("a", model="echo", job_id="mine", **asked)
+            with pytest.raises(UnknownJob):
+                client.job("mine")
+            limit_file_size(daemon, -1)
+            until(lambda: _writes(client), 30, "the disk has room again")
+            assert client.generate("b", model="echo", expires_in=30).images
+        assert [row.state for row in client.jobs()] == ["succeeded"] * 4
+        again = client.generate("a", model="echo", job_id="mine")
+        daemon.kill()
+        daemon.restart()
+        assert client.job("mine").result(30).pixels == again.pixels
+        assert kept.images
 
 
 def _writes(client: Client) -> bool:
