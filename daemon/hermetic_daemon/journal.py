@@ -17,7 +17,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from hermetic_wire.errors import ErrorBody, InvalidParameter, StoreBroken, StoreUnavailable, UnknownJob
+from hermetic_wire.errors import (
+    ErrorBody,
+    InvalidParameter,
+    StoreBroken,
+    StoreUnavailable,
+    UnknownJob,
+)
 
 from .migrations import migrate
 from .records import End, Measured, Record

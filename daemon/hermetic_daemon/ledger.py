@@ -1,8 +1,8 @@
 """What happens to a job is written down, and then told. In this order, always.
 
 Only told: a job may run while it is written down, since nobody knows of it yet and what comes of it
-is written later. Owns the jobs' rows and the only way to change them; the store does the writing, the followers are
-told. Which job runs is none of its business.
+is written later. Owns the jobs' rows and the only way to change them; the store does the writing,
+the followers are told. Which job runs is none of its business.
 """
 
 from __future__ import annotations

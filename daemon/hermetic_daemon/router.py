@@ -21,7 +21,6 @@ DRAIN_BATCH = 64
 """Messages taken before the loop gets a turn."""
 RETRY_SECONDS = 0.02
 # Plain numbers: or-ing the enumerations of pyzmq costs as much as a send.
-_READABLE = int(zmq.POLLIN)
 _NOW = int(zmq.NOBLOCK)
 _NOW_AND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _LARGE = 1 << 16
@@ -113,14 +112,27 @@ class Router:
 
     def _drain(self) -> None:
         self._draining = False
+        if self._socket.closed:
+            return
         for _ in range(DRAIN_BATCH):
-            if self._socket.closed or not int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
+            try:
+                identity, *frames = self._receive()
+            except zmq.Again:
                 return
-            identity, *frames = self._socket.recv_multipart(_NOW, copy=False)
             # A callback of its own each: one that raises cannot stop the next.
             self._loop.call_soon(self._on_message, identity.bytes, frames)
         self._drain_soon()
 
+    def _receive(self) -> list[zmq.Frame]:
+        """One whole message. As `recv_multipart`, which asks the socket after every frame whether
+        that was the last, though the frame knows it. Raises zmq.Again where there is none."""
+        frames = [self._socket.recv(_NOW, copy=False)]
+        while frames[-1].more:
+            frames.append(self._socket.recv(copy=False))
+        return frames
+
 
 def _is_small(frame: Frame | zmq.Frame) -> bool:
+    if isinstance(frame, bytes):
+        return len(frame) < _LARGE
     return not isinstance(frame, zmq.Frame) and memoryview(frame).nbytes < _LARGE

@@ -7,7 +7,6 @@ MalformedMessage or MessageTooLarge.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -59,9 +58,10 @@ class Codec(Generic[Message]):
         # Nothing so small can be over a limit, but for the depth of fields that nobody knows. What
         # is wrong with a header is told by the slow way, in words.
         if len(header) <= MAX_ITEMS:
-            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
-                message: Message = self._decoder.decode(header)
-                return message, raw
+            try:
+                return self._decoder.decode(header), raw
+            except (msgspec.MsgspecError, RecursionError):
+                pass
         return self.convert(unpack(header)), raw
 
     def convert(self, fields: Any) -> Message:
@@ -106,7 +106,7 @@ def _check_sizes(header: Frame, raw: Sequence[Frame]) -> None:
         raise MessageTooLarge(
             f"The message has {len(raw) + 1:,} frames; at most {MAX_FRAMES} are allowed."
         )
-    total = sum(memoryview(frame).nbytes for frame in raw)
+    total = sum(memoryview(frame).nbytes for frame in raw) if raw else 0
     if total > MAX_RAW_BYTES:
         raise MessageTooLarge(
             f"The raw frames have {total:,} bytes; at most {MAX_RAW_BYTES:,} are allowed."
