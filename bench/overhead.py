@@ -1,7 +1,8 @@
 """What the daemon itself costs per job: a job that does nothing, from submit to result.
 
-Beside it, in turns: the same work as a plain function call, and behind an HTTP server that writes
-nothing down. The exit code is 0 whatever the figures are; which budget holds is said.
+Beside it, in turns: the same work as a plain function call, behind an HTTP server that writes
+nothing down, and the limit: the same hops between processes and threads and the same two commits
+with nothing in them. The exit code is 0 whatever the figures are; which budget holds is said.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import _crowd
 import _disk
 import _http
+import _limit
 import _proc
 from _arms import BenchError, progress
 from _disk import Disk
@@ -78,8 +80,12 @@ def ratios(figures: Mapping[str, Figure]) -> dict[str, float]:
         ours = figures[f"submit_to_result_ms{ending}"].p50
         for other in ("http", "function"):
             found[f"submit_to_result/{other}{ending}"] = ours / figures[f"{other}_ms{ending}"].p50
-    rates = {name: figures[f"{name}_jobs_per_s"].p50 for name in ("durable", "apps", "http")}
+    limit = figures["limit_ms"].p50
+    found["bare_submit_to_result/limit"] = figures["bare_submit_to_result_ms"].p50 / limit
+    kinds = ("durable", "apps", "http", "limit")
+    rates = {name: figures[f"{name}_jobs_per_s"].p50 for name in kinds}
     found["http/durable_jobs_per_s"] = rates["http"] / rates["durable"]
+    found["limit/durable_jobs_per_s"] = rates["limit"] / rates["durable"]
     found["durable/apps_jobs_per_s"] = rates["durable"] / rates["apps"]
     return found
 
@@ -108,6 +114,7 @@ class Bench:
         stack.callback(self._app.close)
         self._daemon.state.mkdir(parents=True, exist_ok=True)
         self._disk = stack.enter_context(Disk(self._daemon.state))
+        self._limit = stack.enter_context(_limit.crowd(self._daemon.state, options.clients))
         self._client.generate("warm", model="echo")
         self._worker = next(row.pid for row in self._client.workers() if row.model == "echo")
 
@@ -126,6 +133,7 @@ class Bench:
             "http": self._over_http,
             "daemon": self._through_daemon,
             "stages": self._stages,
+            "limit": self._at_the_limit,
             "disk": self._written,
         }
         for turn in range(-WARM_UP, self._options.rounds):
@@ -140,6 +148,7 @@ class Bench:
             "durable": self._bare_crowd,
             "apps": self._crowd_of_apps,
             "http": self._crowd_over_http,
+            "limit": self._crowd_at_the_limit,
         }
         for turn in range(-1, PASSES):
             jobs = self._options.jobs if turn >= 0 else min(200, self._options.jobs)
@@ -176,6 +185,12 @@ class Bench:
         samples.add("bare_submit_to_result_ms", "ms", sum(stages.values()) * 1000)
         for stage, seconds in stages.items():
             samples.add(f"until_{stage}_ms", "ms", seconds * 1000)
+
+    def _at_the_limit(self, seed: int, samples: TailSamples) -> None:
+        samples.add("limit_ms", "ms", self._limit.run(_limit.wanted(1)) * 1000)
+
+    def _crowd_at_the_limit(self, jobs: int, samples: TailSamples) -> float:
+        return self._limit.run(_limit.wanted(jobs))
 
     def _written(self, seed: int, samples: TailSamples) -> None:
         samples.add("fdatasync_4_kib_ms", "ms", self._disk.block() * 1000)
