@@ -1,4 +1,4 @@
-"""The least that a durable job can take in this construction: its hops and commits, nothing else."""
+"""The least that a durable job can take in this construction: its hops and commits, no more."""
 
 from __future__ import annotations
 

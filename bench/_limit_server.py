@@ -1,4 +1,4 @@
-"""`python bench/_limit_server.py DIRECTORY [worker]`: the daemon's way of a job, with nothing in it.
+"""`python bench/_limit_server.py DIRECTORY [worker]`: a daemon's way of a job, nothing in it.
 
 A ROUTER for apps and one for a worker in a process of its own, and a thread that commits: to accept
 a job one row is inserted, to end it one is updated. Nobody is checked, nothing is decided, nothing

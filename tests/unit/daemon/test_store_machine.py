@@ -13,7 +13,8 @@ import copy
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,13 @@ def drawn(number: int) -> bytes:
     return bytes([number % 256]) * (100 if number % 2 else SMALL_BYTES + 1)
 
 
+def in_short(pixels: bytes) -> str:
+    """For comparing them, and to be read where they differ."""
+    assert len(set(pixels)) <= 1
+    size = "large" if len(pixels) > SMALL_BYTES else "small"
+    return f"{size} {pixels[0]}" if pixels else ""
+
+
 @dataclass
 class Known:
     """A job, as far as the facts tell."""
@@ -60,10 +68,10 @@ class Known:
     deaths: int = 0
     cancel_asked: bool = False
     dropped: bool = False
-    pixels: bytes = b""
+    pixels: str = ""
 
     @classmethod
-    def of(cls, found: Record, pixels: bytes) -> Known:
+    def of(cls, found: Record, pixels: str) -> Known:
         return cls(
             found.state, found.attempts, found.interruptions, len(found.deaths),
             found.cancel_asked, found.dropped, pixels,
@@ -94,11 +102,11 @@ class World:
             case "cancel":
                 job.cancel_asked = True
             case "finish":
-                job.state, job.pixels = "succeeded", drawn(number)
+                job.state, job.pixels = "succeeded", in_short(drawn(number))
             case "fail":
                 job.state = "cancelled"
             case "drop":
-                job.dropped, job.pixels = True, b""
+                job.dropped, job.pixels = True, ""
             case "forget":
                 del self.jobs[name]
             case "pause":
@@ -152,7 +160,9 @@ class Durability(RuleBasedStateMachine):
         self.base, self.now = World(), World()
         self.asked: list[tuple[str, str, int]] = []
         self.certain = 0
-        """So many of `asked` are known to be on the disk."""
+        """So many of `asked` are known to be on the disk,"""
+        self.flushed = 0
+        """and of so many also those for which nobody waits."""
         self.failing = False
         self.open()
 
@@ -186,7 +196,7 @@ class Durability(RuleBasedStateMachine):
         if not self.loop.run_until_complete(self.outcome([told])):
             return False
         if not self.store.failure:
-            self.certain = len(self.asked)
+            self.certain = self.flushed = len(self.asked)
         return True
 
     # Facts.
@@ -292,7 +302,7 @@ class Durability(RuleBasedStateMachine):
         alive = self.settle()
         self.store.close()
         if alive and not self.crash.happened and not self.failing:
-            self.certain = len(self.asked)
+            self.certain = self.flushed = len(self.asked)
         self.succeed()
 
     def die(self) -> None:
@@ -314,14 +324,15 @@ class Durability(RuleBasedStateMachine):
             self.found.last_epoch,
         )
         self.base = self.agreed(found)
-        self.now, self.asked, self.certain = copy.deepcopy(self.base), [], 0
+        self.now, self.asked = copy.deepcopy(self.base), []
+        self.certain = self.flushed = 0
         self.check_order()
 
     def agreed(self, found: World) -> World:
         """The world of the first so many facts that is the one found."""
         world = copy.deepcopy(self.base)
-        before: dict[str, World] = {}
-        """By job whose last fact nobody waits for, the world without it."""
+        before: defaultdict[str, list[Known]] = defaultdict(list)
+        """By job, what it was before each of its last facts for which nobody waits."""
         candidates = []
         for count in range(len(self.asked) + 1):
             if count >= self.certain:
@@ -331,29 +342,30 @@ class Durability(RuleBasedStateMachine):
                     return candidates[-1]
             if count < len(self.asked):
                 what, name, _ = self.asked[count]
-                before.pop(name, None)
-                if what in PATIENT and count >= self.certain:
-                    before[name] = copy.deepcopy(world)
+                if what in PATIENT and count >= self.flushed:
+                    before[name].append(copy.deepcopy(world.jobs[name]))
+                else:
+                    before.pop(name, None)
                 world.apply(self.asked[count])
         raise AssertionError(f"found {found}, expected one of {candidates}")
 
-    def nearest(self, world: World, before: dict[str, World], found: World) -> World:
+    def nearest(self, world: World, before: Mapping[str, list[Known]], found: World) -> World:
         """The world, without those last facts that can be seen to be missing."""
         world = copy.deepcopy(world)
-        for name, earlier in before.items():
-            with_it, without = copy.deepcopy(world), copy.deepcopy(world)
-            without.jobs[name] = copy.deepcopy(earlier.jobs[name])
-            with_it.restart()
-            if with_it.jobs.get(name) != found.jobs.get(name):
-                world = without
+        for name, states in before.items():
+            for state in states:
+                restarted = World({name: copy.deepcopy(state)})
+                restarted.restart()
+                if found.jobs.get(name) == restarted.jobs[name]:
+                    world.jobs[name] = copy.deepcopy(state)
         return world
 
-    def pixels(self, name: str) -> bytes:
+    def pixels(self, name: str) -> str:
         told: asyncio.Future[list[Frame] | HermeticError] = self.loop.create_future()
         self.store.read_pixels(name, told.set_result)
         self.loop.run_until_complete(asyncio.wait_for(told, 20))
         found = told.result()
-        return b"" if isinstance(found, HermeticError) else b"".join(bytes(one) for one in found)
+        return "" if isinstance(found, HermeticError) else in_short(b"".join(found))
 
     def check_order(self) -> None:
         jobs = list(self.found.jobs)
@@ -362,8 +374,7 @@ class Durability(RuleBasedStateMachine):
         ends = [job.ended_at for job in jobs if job.ended_at is not None]
         assert ends == sorted(ends)
         files = {file.name for file in (Path(self.directory.name) / "results").iterdir()}
-        large = {name for name, job in self.base.jobs.items() if len(job.pixels) > SMALL_BYTES}
-        assert files == large
+        assert files == {name for name, job in self.base.jobs.items() if "large" in job.pixels}
 
     @rule()
     def pixels_are_read(self) -> None:
