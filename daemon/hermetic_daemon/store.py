@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hermetic_wire.codec import Frame
-from hermetic_wire.errors import ErrorBody, HermeticError, ResultDropped
+from hermetic_wire.errors import ErrorBody, HermeticError, ResultDropped, UnknownJob
 
 from .journal import Journal, Kept
 from .records import End, Measured, Record, Recovered
@@ -144,7 +144,11 @@ class Store:
         def apply() -> None:
             if not kept:  # else it is the journal alone that could not be written
                 kept.append(self._keep(job_id, frames))
-            self._journal.finish(job_id, end, kept[0])
+            try:
+                self._journal.finish(job_id, end, kept[0])
+            except UnknownJob:  # it was refused while it ran
+                self._spool.remove([job_id])
+                raise
 
         def written() -> None:
             self._unwritten.pop(job_id, None)

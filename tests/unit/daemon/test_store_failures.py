@@ -186,6 +186,21 @@ def test_a_fact_that_can_never_be_written_holds_up_no_other(
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR]
 
 
+def test_the_end_of_a_job_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
+    """It had begun before it could not be written down."""
+
+    async def work(desk: Desk) -> None:
+        desk.store.begin("refused", 1, 42, 1.5)
+        failure = await desk.finish("refused")
+        assert failure is not None
+        assert failure.code == "unknown_job"
+        assert not list((tmp_path / "results").iterdir())
+        assert not desk.store.failure
+
+    at_desk(tmp_path, work)
+    assert not recovered(tmp_path).jobs
+
+
 def test_one_id_asked_for_many_times_at_once_is_one_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
