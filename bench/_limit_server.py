@@ -41,12 +41,13 @@ class Committer:
     def _serve(self) -> None:
         database = sqlite3.connect(self._file, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
         database.execute("CREATE TABLE jobs (id BLOB PRIMARY KEY, said BLOB, ended INT)")
         while True:
             batch = [self._asked.get()]
             while not self._asked.empty():
                 batch.append(self._asked.get())
+            forced = any(what == ACCEPT for what, _, _ in batch)
+            database.execute(f"PRAGMA synchronous = {'FULL' if forced else 'NORMAL'}")
             database.execute("BEGIN IMMEDIATE")
             for what, job, said in batch:
                 if what == ACCEPT:

@@ -1,8 +1,8 @@
 """What the daemon itself costs per job: a job that does nothing, from submit to result.
 
 Beside it, in turns: the same work as a plain function call, behind an HTTP server that writes
-nothing down, and the limit: the same hops between processes and threads and the same two commits
-with nothing in them. The exit code is 0 whatever the figures are; which budget holds is said.
+nothing down, and the limit: the same hops between processes and threads and the same commits with
+nothing in them. The exit code is 0 whatever the figures are; which budget holds is said.
 """
 
 from __future__ import annotations

@@ -99,14 +99,18 @@ class Journal:
         execute = self.connection.execute
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
+        self._forced = True
         execute("PRAGMA foreign_keys = ON")
         (found,) = execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         migrate(self.connection)
 
-    def open(self) -> None:
-        """Begin a transaction."""
+    def open(self, *, forced: bool) -> None:
+        """Begin a transaction; its commit waits for the disk if it is to be `forced` there."""
+        if forced != self._forced:
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if forced else 'NORMAL'}")
+            self._forced = forced
         self._begun.clear()
         self._leaving.clear()
         self.files.clear()

@@ -153,7 +153,11 @@ class Store:
         def written() -> None:
             self._unwritten.pop(job_id, None)
 
-        self._writer.ask(Fact("finish", apply, then, jobs=(job_id,), afterwards=written))
+        # A success is drawn again from the same seeds, as it is where its pixels were lost.
+        redone = end.state == "succeeded"
+        self._writer.ask(
+            Fact("finish", apply, then, jobs=(job_id,), repeatable=redone, afterwards=written)
+        )
 
     def _keep(self, job_id: str, frames: Sequence[Frame]) -> Kept:
         views = [memoryview(frame).cast("B") for frame in frames]
@@ -207,7 +211,14 @@ class Store:
             self._spool.remove(self._journal.files)
 
         self._writer.ask(
-            Fact("forget", apply, jobs=tuple(job_ids), patient=True, afterwards=remove_files)
+            Fact(
+                "forget",
+                apply,
+                jobs=tuple(job_ids),
+                patient=True,
+                repeatable=True,
+                afterwards=remove_files,
+            )
         )
 
     def set_paused(self, paused: bool) -> None:

@@ -54,6 +54,9 @@ class Fact:
     refusable: bool = False
     patient: bool = False
     """Nobody waits for it, and it would cost the others a commit: it comes a little later."""
+    repeatable: bool = False
+    """A machine that dies may take it along: what it says would come about again. The death of a
+    process takes nothing along that was committed, forced to the disk or not."""
     asked_at: float = 0.0
     afterwards: Callable[[], None] | None = None
     """Called in the thread once it is on the disk."""
@@ -188,7 +191,7 @@ class Writer:
         cannot be written, and what the disk or the journal raises."""
         kinds = {fact.kind for fact in facts}
         refused: dict[Fact, HermeticError] = {}
-        self._journal.open()
+        self._journal.open(forced=_matters(facts))
         for fact in facts:
             try:
                 fact.apply()
@@ -250,6 +253,15 @@ class Writer:
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
             loop.call_soon_threadsafe(wake)
+
+
+def _matters(facts: list[Fact]) -> bool:
+    """Whether a machine's death must not take these along. That a job was begun does not matter any
+    more once it has ended by what would come about again."""
+    ended = {job for fact in facts if fact.repeatable for job in fact.jobs}
+    return not all(
+        fact.repeatable or (fact.patient and ended.issuperset(fact.jobs)) for fact in facts
+    )
 
 
 def _telling(then: Then, error: HermeticError | None) -> Callable[[], None]:

@@ -238,7 +238,7 @@ def test_a_job_that_has_begun_and_cannot_be_written_down_never_was(steps: int) -
         kept = client.generate("warm", model="echo")
         for _ in range(3):
             limit_file_size(daemon, 0)
-            asked = {"steps": steps, "step_seconds": 0.05 if steps > 1 else 0.0}
+            asked: dict[str, Any] = {"steps": steps, "step_seconds": 0.05 if steps > 1 else 0}
             with pytest.raises(StoreUnavailable):
                 client.submit("a", model="echo", job_id="mine", **asked)
             with pytest.raises(UnknownJob):

@@ -28,6 +28,9 @@ from unit.daemon.store_desk import (
     success,
 )
 
+FULL = 2
+"""`PRAGMA synchronous`, as SQLite tells it."""
+
 
 def test_what_was_accepted_is_there_again_to_the_bit(tmp_path: Path) -> None:
     full = record(
@@ -302,6 +305,69 @@ def test_many_that_wait_share_one_commit_and_each_is_told(
 
     at_desk(tmp_path, work)
     assert len(recovered(tmp_path).jobs) == 100
+
+
+def forced_or_not(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """What is committed from now on, and whether it waits for the disk."""
+    found: list[tuple[str, bool]] = []
+
+    def reach(point: str) -> None:
+        kind, _, when = point.partition(".")
+        if when == "before_commit":
+            (level,) = desk.store._journal.connection.execute("PRAGMA synchronous").fetchone()
+            found.append((kind, level == FULL))
+
+    monkeypatch.setattr(faults, "reach", reach)
+    return found
+
+
+def test_only_a_success_may_be_lost_with_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job would just run again."""
+
+    async def work(desk: Desk) -> None:
+        await desk.pixels("nobody's")
+        found = forced_or_not(desk, monkeypatch)
+        await desk.add(record("a"), record("b"), record("c"))
+        await desk.finish("a")
+        await desk.finish("b", End(state="failed", ended_at=3.0, error=DEATH))
+        desk.store.begin("c", 1, 42, 1.5)
+        await desk.pixels("nobody's")
+        await desk.cancel("c")
+        await desk.finish("c")
+        assert found == [
+            ("add", True), ("finish", False), ("finish", True),
+            ("begin", True), ("cancel", True), ("finish", False),
+        ]  # fmt: skip
+
+    at_desk(tmp_path, work)
+
+
+def test_that_a_job_was_begun_is_not_forced_to_the_disk_with_its_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is held up until both were asked."""
+    asked, reached = threading.Event(), threading.Event()
+
+    def hold(_: str) -> None:
+        reached.set()
+        asked.wait(20)
+
+    async def work(desk: Desk) -> None:
+        await desk.add(record("a"))
+        monkeypatch.setattr(faults, "reach", hold)
+        desk.store.set_paused(True)
+        reached.wait(20)
+        desk.store.begin("a", 1, 42, 1.5)
+        answer = Answer[HermeticError | None]()
+        desk.store.finish("a", success(), (PIXELS,), answer.take)
+        found = forced_or_not(desk, monkeypatch)
+        asked.set()
+        assert await answer.get() is None
+        assert {("begin", False), ("finish", False)} <= set(found)
+
+    at_desk(tmp_path, work)
 
 
 def test_an_app_without_jobs_is_forgotten_when_there_are_very_many(
