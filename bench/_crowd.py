@@ -25,7 +25,6 @@ from hermetic_wire.messages import (
     FromDaemon,
     Hello,
     JobRunning,
-    JobStep,
     JobSucceeded,
     Submit,
     from_app,
@@ -43,7 +42,6 @@ STALL_MS = 30_000
 STAGES: dict[type[FromDaemon], str] = {
     Accepted: "accepted",
     JobRunning: "running",
-    JobStep: "step",
     JobSucceeded: "result",
 }
 """What an app hears of a job, in this order; other news count to the next of these."""

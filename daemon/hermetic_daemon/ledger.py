@@ -99,22 +99,23 @@ class Ledger:
         self._followers.publish(job, update)
 
     def requeue(self, job: Job, error: HermeticError, retry_after: float, *, death: bool) -> None:
-        """Its worker ended under it; it waits for another."""
+        """Its worker ended under it; it waits for another. A death that was told is remembered."""
         job.state, job.step = "queued", 0
         if death:
             job.deaths.append(to_body(error))
         logger.info("job %s is tried again: %s", job.id, error.message)
-        self._store.requeue(job.id, to_body(error), death=death)
         job.worker = None
-        self._followers.publish(
-            job,
-            messages.JobRetrying(
-                job_id=job.id,
-                attempt=job.attempts,
-                error=to_body(error),
-                retry_after=retry_after,
-            ),
+        retrying = messages.JobRetrying(
+            job_id=job.id, attempt=job.attempts, error=to_body(error), retry_after=retry_after
         )
+
+        def tell(_: HermeticError | None) -> None:
+            if not job.ended:  # else the disk was very slow
+                self._followers.publish(job, retrying)
+
+        self._store.requeue(job.id, to_body(error), death=death, then=tell if death else None)
+        if not death:
+            tell(None)
 
     def park(self, job: Job) -> None:
         """The daemon ends before the job; the store keeps it for the next one."""

@@ -118,13 +118,16 @@ class Store:
             )
         )
 
-    def requeue(self, job_id: str, error: ErrorBody | None, *, death: bool) -> None:
+    def requeue(
+        self, job_id: str, error: ErrorBody | None, *, death: bool, then: Then | None = None
+    ) -> None:
         """Its attempt is over without an end; `error` is None where the daemon just ends."""
         at = time.time()
         self._writer.ask(
             Fact(
                 "requeue",
                 lambda: self._journal.requeue(job_id, at, error, death=death),
+                then,
                 jobs=(job_id,),
             )
         )

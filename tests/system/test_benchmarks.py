@@ -97,11 +97,11 @@ def test_a_job_that_does_nothing_is_compared_with_other_ways_of_doing_nothing() 
     words = ("--rounds", "2", "--jobs", "60", "--clients", "6", "--json")
     told = report_of(bench("overhead", *words))
     assert told["machine"]["settings"]["clients"] == 6
-    for name in ("submit_to_result_ms", "http_ms", "function_ms"):
+    for name in ("submit_to_result_ms", "http_ms", "function_ms", "limit_ms"):
         assert told["figures"][name]["n"] == 2, "what comes first, to warm up, counts for nothing"
-    for name in ("durable_jobs_per_s", "apps_jobs_per_s", "http_jobs_per_s"):
-        assert told["figures"][name]["value"] > 0
-    stages = ("accepted", "running", "step", "result")
+    for name in ("durable", "apps", "http", "limit"):
+        assert told["figures"][f"{name}_jobs_per_s"]["value"] > 0
+    stages = ("accepted", "running", "result")
     assert {f"until_{stage}_ms" for stage in stages} <= told["figures"].keys()
     assert {"submit_to_result/http", "submit_to_result/function"} <= told["ratios"].keys()
 

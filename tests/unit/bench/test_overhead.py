@@ -41,9 +41,11 @@ def figures(**changes: float) -> dict[str, Figure]:
         "function_ms": 0.5,
         "function_ms/3_megabytes": 1.0,
         "3_megabytes_ms": 2.0,
+        "limit_ms": 1.0,
         "durable_jobs_per_s": 2000.0,
         "apps_jobs_per_s": 500.0,
         "http_jobs_per_s": 1000.0,
+        "limit_jobs_per_s": 4000.0,
         **changes,
     }
     samples = Samples()
@@ -73,6 +75,8 @@ def test_ratios_are_ours_over_the_others() -> None:
     assert found["submit_to_result/http/3_megabytes"] == 2.0
     assert found["http/durable_jobs_per_s"] == 0.5
     assert found["durable/apps_jobs_per_s"] == 4.0
+    assert found["bare_submit_to_result/limit"] == 1.5
+    assert found["limit/durable_jobs_per_s"] == 2.0
 
 
 def test_a_budget_that_is_missed_is_named() -> None:
@@ -119,7 +123,7 @@ def test_stages_add_up_to_the_whole_whatever_else_is_heard() -> None:
         (6.0, frames(JobStep(job_id="a", step=1, steps=1))),
         (9.0, frames(RESULT, b"\x01\x02\x03" * 64)),
     ]
-    assert _crowd._by_stage(heard) == {"accepted": 1.0, "running": 3.0, "step": 1.0, "result": 3.0}
+    assert _crowd._by_stage(heard) == {"accepted": 1.0, "running": 3.0, "result": 4.0}
 
 
 def test_the_length_of_an_answer_is_what_it_says() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 import threading
 from contextlib import closing
@@ -336,7 +337,7 @@ def test_only_a_success_may_be_lost_with_the_machine(
         await desk.pixels("nobody's")
         await desk.cancel("c")
         await desk.finish("c")
-        assert found == [
+        assert [commit for commit, _ in itertools.groupby(found)] == [
             ("add", True), ("finish", False), ("finish", True),
             ("begin", True), ("cancel", True), ("finish", False),
         ]  # fmt: skip
