@@ -58,24 +58,23 @@ class Ledger:
             return False
         return True
 
-    def accept(self, job: Job, then: Callable[[HermeticError | None], None]) -> None:
-        """A new job. `then` is told when it is written down, or why it cannot be: who has begun it
-        meanwhile is to end it."""
+    def accept(
+        self,
+        job: Job,
+        then: Callable[[HermeticError | None], None],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """A new job. `then` is told when it is written down, or why it cannot be: whoever has begun
+        it `meanwhile`, while the disk was at it, is to end it."""
 
         def written(error: HermeticError | None) -> None:
             job.refused = error is not None
             if error is None:
                 job.accepted = True
-                self.jobs.add(job)
                 self._followers.submitted(job)
             then(error)
 
-        self._store.add(job.record(), written)
-
-    @property
-    def failing(self) -> bool:
-        """Whether nothing can be written down at present."""
-        return bool(self._store.failure)
+        self._store.add(job.record(), written, meanwhile)
 
     def load(self, job: Job, stage: str = "start", fraction: float = 0.0) -> None:
         """The model is being made ready for it; nothing of that outlives a crash."""

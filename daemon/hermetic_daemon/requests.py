@@ -136,11 +136,11 @@ class Requests:
         self._being_accepted[job.id] = [asked]
         faults.reach("submit.admitted")
         # It may run while it is written down: that saves it the time of a commit.
-        at_once = not self._ledger.failing
-        self._ledger.accept(job, lambda error: self._written(job, error, at_once=at_once))
-        if at_once:
-            self._ledger.jobs.add(job)
-            self._happen(job.arrival())
+        self._ledger.accept(
+            job,
+            then=lambda error: self._written(job, error),
+            meanwhile=lambda: self._hand_over(job),
+        )
 
     def _admitted(self, peer: Peer, request: messages.Submit) -> Job:
         """The job, if it can be right and there is room for it."""
@@ -173,7 +173,8 @@ class Requests:
             )
 
     def _require_room(self, share: str) -> None:
-        waiting = self._dispatcher.waiting_count
+        """Those that are being written down count, though some of them may run already."""
+        waiting = self._dispatcher.waiting_count + len(self._being_accepted)
         if waiting >= self._config.queue_limit:
             raise errors.QueueFull(
                 f"{waiting} jobs wait already, as many as may (queue_limit). Submit again later.",
@@ -187,13 +188,18 @@ class Requests:
                 retry_after=RETRY_SECONDS,
             )
 
-    def _written(self, job: Job, error: errors.HermeticError | None, *, at_once: bool) -> None:
+    def _hand_over(self, job: Job) -> None:
+        self._ledger.jobs.add(job)
+        self._happen(job.arrival())
+
+    def _written(self, job: Job, error: errors.HermeticError | None) -> None:
         """The job is the daemon's own, or could not be written down."""
+        handed_over = job.id in self._ledger.jobs
         waiting = self._being_accepted.pop(job.id)
         if error is not None:
             for asked in waiting:
                 self._door.reject(asked.peer.identity, asked.seq, error)
-            if at_once:
+            if handed_over:
                 self._happen(events.CancelAsked(job.id))
             return
         faults.reach("accepted.before_send")
@@ -203,10 +209,10 @@ class Requests:
             except errors.HermeticError as refusal:  # another user, who came upon the same id
                 self._door.reject(asked.peer.identity, asked.seq, refusal)
         faults.reach("accepted.after_send")
-        if at_once:
+        if handed_over:
             self._followers.publish_state(job)
         else:
-            self._happen(job.arrival())
+            self._hand_over(job)
         if job.on_disconnect == "cancel" and not self._followers.has(job.id):
             self._happen(events.CancelAsked(job.id))
 

@@ -222,6 +222,7 @@ class Service:
 
             def written(error: errors.HermeticError | None, job: Job = job) -> None:
                 if error is None:
+                    self._jobs.add(job)
                     self.handle(job.arrival())
 
             self._ledger.accept(job, written)

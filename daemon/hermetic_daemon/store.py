@@ -94,9 +94,10 @@ class Store:
 
     # Facts. Each returns at once.
 
-    def add(self, record: Record, then: Then) -> None:
+    def add(self, record: Record, then: Then, meanwhile: Callable[[], None] | None = None) -> None:
         """A new job; `then(None)` once it is on the disk, or why it is not: StoreUnavailable, or
-        InvalidParameter where the id is in use."""
+        InvalidParameter where the id is in use. `meanwhile` is called while it is on its way there,
+        if there is no reason to think that it will not arrive."""
         self._writer.ask(
             Fact(
                 "add",
@@ -104,6 +105,7 @@ class Store:
                 then,
                 jobs=(record.id,),
                 refusable=True,
+                meanwhile=meanwhile,
             )
         )
 

@@ -58,6 +58,9 @@ class Fact:
     """A machine that dies may take it along: what it says would come about again. The death of a
     process takes nothing along that was committed, forced to the disk or not."""
     asked_at: float = 0.0
+    meanwhile: Callable[[], None] | None = None
+    """Called in the loop while its commit is under way, before `then`; not at all where it is
+    refused, or where the last commit failed."""
     afterwards: Callable[[], None] | None = None
     """Called in the thread once it is on the disk."""
 
@@ -204,6 +207,8 @@ class Writer:
         self._journal.complete()
         for kind in kinds:
             faults.reach(f"{kind}.before_commit")
+        if not self.failure:
+            self._tell([fact.meanwhile for fact in facts if fact.meanwhile and fact not in refused])
         self._journal.connection.execute("COMMIT")
         for kind in kinds:
             faults.reach(f"{kind}.after_commit")

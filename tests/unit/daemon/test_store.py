@@ -14,7 +14,7 @@ import pytest
 from hermetic_daemon import faults, recovery
 from hermetic_daemon.records import End, Measured
 from hermetic_daemon.store import Store
-from hermetic_wire.errors import HermeticError, ResultDropped
+from hermetic_wire.errors import HermeticError, InvalidParameter, ResultDropped
 from hermetic_wire.generation import Load, Output
 from unit.daemon.store_desk import (
     DEATH,
@@ -367,6 +367,34 @@ def test_that_a_job_was_begun_is_not_forced_to_the_disk_with_its_success(
         asked.set()
         assert await answer.get() is None
         assert {("begin", False), ("finish", False)} <= set(found)
+
+    at_desk(tmp_path, work)
+
+
+def test_a_job_may_begin_while_the_disk_is_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is not over before the job was handed on; one whose id is in use never is."""
+    begun = threading.Event()
+
+    def hold(point: str) -> None:
+        if point == "add.after_commit":
+            assert begun.wait(20)
+
+    async def work(desk: Desk) -> None:
+        monkeypatch.setattr(faults, "reach", hold)
+        told: list[object] = []
+
+        def begin() -> None:
+            told.append("begun")
+            begun.set()
+
+        desk.store.add(record("a"), told.append, begin)
+        desk.store.add(record("a"), told.append, lambda: told.append("begun twice"))
+        await desk.pixels("nobody's")
+        assert told[:2] == ["begun", None]
+        assert isinstance(told[2], InvalidParameter)
+        assert len(told) == 3
 
     at_desk(tmp_path, work)
 

@@ -186,6 +186,24 @@ def test_a_fact_that_can_never_be_written_holds_up_no_other(
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR]
 
 
+def test_after_a_failed_commit_no_job_is_begun_in_advance(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        begun: list[str] = []
+
+        async def refused(name: str) -> None:
+            answer = Answer[HermeticError | None]()
+            desk.store.add(record(name), answer.take, lambda: begun.append(name))
+            assert isinstance(await answer.get(), StoreUnavailable)
+
+        with full_disk():
+            await refused("a")
+            await refused("b")
+        assert begun == ["a"]
+
+    at_desk(tmp_path, work)
+    assert not recovered(tmp_path).jobs
+
+
 def test_the_end_of_a_job_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
     """It had begun before it could not be written down."""
 
