@@ -78,7 +78,7 @@ class Journal:
         """Told in this transaction and not written yet, by job."""
         self._leaving: list[str] = []
         """Jobs to be forgotten at the end of this transaction."""
-        self.files: list[str] = []
+        self._files: list[str] = []
         """Jobs whose files this transaction has left without a result."""
         try:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -113,7 +113,7 @@ class Journal:
             self._forced = forced
         self._begun.clear()
         self._leaving.clear()
-        self.files.clear()
+        self._files.clear()
         self.connection.execute("BEGIN IMMEDIATE")
 
     def complete(self) -> None:
@@ -258,12 +258,18 @@ class Journal:
             f"UPDATE results SET dropped = 1, pixels = NULL WHERE job IN {_EACH}", (dropping,)
         )
 
+    def take_files(self) -> list[str]:
+        """Jobs whose files the last transaction has left without a result, once: whoever takes them
+        removes them."""
+        files, self._files = self._files, []
+        return files
+
     def _note_files(self, job_ids: str) -> None:
         found = self.connection.execute(
             f"SELECT job FROM results WHERE job IN {_EACH} AND pixels IS NULL AND NOT dropped",
             (job_ids,),
         )
-        self.files += [job_id for (job_id,) in found]
+        self._files += [job_id for (job_id,) in found]
 
     def kept(self, job_id: str) -> Kept | None:
         """What is kept of a job's pixels; None where nothing is."""

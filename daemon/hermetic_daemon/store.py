@@ -213,7 +213,7 @@ class Store:
 
     def _remove(self, apply: Callable[[], None], job_ids: Sequence[str]) -> None:
         def remove_files() -> None:
-            self._spool.remove(self._journal.files)
+            self._spool.remove(self._journal.take_files())
 
         self._writer.ask(
             Fact(
