@@ -79,11 +79,12 @@ class Overview:
         """The running job, the waiting ones in their order, then the ended ones, youngest first;
         as many as one message should hold."""
         running = self._dispatcher.running
-        first = [*self._ledger.ending, *([self._jobs.find(running)] if running else [])]
-        first = [job for job in first if job.accepted]
+        begun = [*self._ledger.ending, *([self._jobs.find(running)] if running else [])]
+        first = [job for job in begun if job.accepted]
         rows = [self._row(job, None) for job in first]
-        waiting = [one for one in self.waiting() if self._jobs.find(one.job_id).accepted]
-        rows += [self._row(self._jobs.find(one.job_id), one) for one in waiting[:MAX_ROWS]]
+        places = [(self._jobs.find(one.job_id), one) for one in self.waiting()]
+        waiting = [(job, one) for job, one in places if job.accepted]
+        rows += [self._row(job, one) for job, one in waiting[:MAX_ROWS]]
         ended = self._jobs.newest_ended()
         rows += [job.row() for job in ended[: max(0, MAX_ROWS - len(rows))]]
         omitted = len(first) + len(waiting) + len(ended) - len(rows)

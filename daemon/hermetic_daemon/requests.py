@@ -124,8 +124,7 @@ class Requests:
         check_job_id(request.job_id)
         self._apps.behind(peer)
         asked = _Asked(peer, request.seq)
-        if request.job_id in self._being_accepted:
-            self._being_accepted[request.job_id].append(asked)
+        if self._joins(asked, request.job_id):
             return
         if request.job_id in self._ledger.jobs:
             known = self._find(request.job_id)
@@ -218,15 +217,23 @@ class Requests:
 
     def _follow(self, peer: Peer, request: messages.Follow) -> None:
         self._apps.behind(peer)
-        if request.job_id in self._being_accepted:
-            self._being_accepted[request.job_id].append(_Asked(peer, request.seq))
+        asked = _Asked(peer, request.seq)
+        if self._joins(asked, request.job_id):
             return
         job = self._find(request.job_id)
-        self._take_hold(_Asked(peer, request.seq), job)
+        self._take_hold(asked, job)
         wanted = request.preview_seconds
         if wanted is not None:
             job.preview_seconds = min(wanted, job.preview_seconds or wanted)
-        self._tell_state(_Asked(peer, request.seq), job)
+        self._tell_state(asked, job)
+
+    def _joins(self, asked: _Asked, job_id: str) -> bool:
+        """Whether the job is just being written down; then the asker hears with the others."""
+        waiting = self._being_accepted.get(job_id)
+        if waiting is None:
+            return False
+        waiting.append(asked)
+        return True
 
     def _find(self, job_id: str) -> Job:
         job = self._ledger.jobs.find(job_id)
