@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import pytest
+
+from hermetic_daemon import faults
 from hermetic_daemon.records import End, Record, Recovered
 from hermetic_daemon.store import Store
 from hermetic_wire.codec import Frame
@@ -22,6 +26,7 @@ __all__ = [
     "WORKER",
     "Answer",
     "Desk",
+    "Hold",
     "at_desk",
     "full_disk",
     "record",
@@ -95,6 +100,30 @@ class Desk:
         answer = Answer[list[Frame] | HermeticError]()
         self.store.read_pixels(name, answer.take)
         return await answer.get()
+
+
+class Hold:
+    """Holds the thread that writes up in its next transaction, until `release`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.points: list[str] = []
+        """Those of `faults` that were reached."""
+        self._reached, self._released = threading.Event(), threading.Event()
+        monkeypatch.setattr(faults, "reach", self._reach)
+
+    def begin(self, desk: Desk) -> None:
+        """Give it something to write, and wait until it is held."""
+        desk.store.set_paused(False)
+        assert self._reached.wait(20)
+
+    def release(self) -> None:
+        """Let it go on, and not be held any more."""
+        self._released.set()
+
+    def _reach(self, point: str) -> None:
+        self.points.append(point)
+        self._reached.set()
+        assert self._released.wait(20)
 
 
 def at_desk(directory: Path, work: Callable[[Desk], Coroutine[Any, Any, T]]) -> T:

@@ -23,6 +23,7 @@ from unit.daemon.store_desk import (
     WORKER,
     Answer,
     Desk,
+    Hold,
     at_desk,
     record,
     recovered,
@@ -285,24 +286,16 @@ def test_many_that_wait_share_one_commit_and_each_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first commit holds the thread up until all the others have asked."""
-    points: list[str] = []
-    asked, reached = threading.Event(), threading.Event()
-
-    def reach(point: str) -> None:
-        points.append(point)
-        reached.set()
-        asked.wait(20)
 
     async def work(desk: Desk) -> None:
-        monkeypatch.setattr(faults, "reach", reach)
-        desk.store.set_paused(True)
-        reached.wait(20)
+        hold = Hold(monkeypatch)
+        hold.begin(desk)
         answers = [Answer[HermeticError | None]() for _ in range(100)]
         for number, answer in enumerate(answers):
             desk.store.add(record(f"job-{number}"), answer.take)
-        asked.set()
+        hold.release()
         assert [await answer.get() for answer in answers] == [None] * 100
-        assert points.count("add.before_commit") == 1
+        assert hold.points.count("add.before_commit") == 1
 
     at_desk(tmp_path, work)
     assert len(recovered(tmp_path).jobs) == 100
@@ -349,22 +342,16 @@ def test_that_a_job_was_begun_is_not_forced_to_the_disk_with_its_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread is held up until both were asked."""
-    asked, reached = threading.Event(), threading.Event()
-
-    def hold(_: str) -> None:
-        reached.set()
-        asked.wait(20)
 
     async def work(desk: Desk) -> None:
         await desk.add(record("a"))
-        monkeypatch.setattr(faults, "reach", hold)
-        desk.store.set_paused(True)
-        reached.wait(20)
+        hold = Hold(monkeypatch)
+        hold.begin(desk)
         desk.store.begin("a", 1, 42, 1.5)
         answer = Answer[HermeticError | None]()
         desk.store.finish("a", success(), (PIXELS,), answer.take)
         found = forced_or_not(desk, monkeypatch)
-        asked.set()
+        hold.release()
         assert await answer.get() is None
         assert {("begin", False), ("finish", False)} <= set(found)
 

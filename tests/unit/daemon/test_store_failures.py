@@ -25,7 +25,7 @@ from hermetic_wire.errors import (
     StoreBroken,
     StoreUnavailable,
 )
-from unit.daemon.store_desk import PIXELS, Answer, Desk, at_desk, full_disk, record, recovered
+from unit.daemon.store_desk import PIXELS, Answer, Desk, Hold, at_desk, full_disk, record, recovered
 
 
 def test_a_full_disk_refuses_new_jobs_and_keeps_what_must_be_written(tmp_path: Path) -> None:
@@ -51,7 +51,8 @@ def test_a_full_disk_refuses_new_jobs_and_keeps_what_must_be_written(tmp_path: P
 def test_room_on_the_disk_is_noticed_without_a_new_job(tmp_path: Path) -> None:
     async def work(desk: Desk) -> None:
         with full_disk():
-            await desk.add(record("a"))
+            (error,) = await desk.add(record("a"))
+            assert isinstance(error, StoreUnavailable)
         async with asyncio.timeout(20):
             while desk.store.failure:  # noqa: ASYNC110 - the thread sets no event
                 await asyncio.sleep(0.01)
@@ -223,21 +224,14 @@ def test_one_id_asked_for_many_times_at_once_is_one_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All in one transaction: the others are refused without it being done over for each."""
-    asked, reached = threading.Event(), threading.Event()
-
-    def reach(_: str) -> None:
-        reached.set()
-        asked.wait(20)
-
-    monkeypatch.setattr(faults, "reach", reach)
 
     async def work(desk: Desk) -> None:
-        desk.store.set_paused(False)
-        reached.wait(20)
+        hold = Hold(monkeypatch)
+        hold.begin(desk)
         answers = [Answer[HermeticError | None]() for _ in range(1000)]
         for answer in answers:
             desk.store.add(record("a"), answer.take)
-        asked.set()
+        hold.release()
         told = [await answer.get() for answer in answers]
         assert [error and error.code for error in told] == [None] + ["invalid_parameter"] * 999
 
