@@ -69,7 +69,7 @@ def test_a_worker_ends_or_hangs_and_the_job_is_told_and_tried_once_more(
 ) -> None:
     config = QUICKLY + model("fragile", **{how: 2}, **once(tmp_path))
     with chaos(config) as daemon, daemon.client() as client:
-        job = client.submit("a", model="fragile", steps=4, seed=5)
+        job = client.submit("a", model="fragile", steps=4, seed=5, step_seconds=0.01)
         seen = list(job)
         (told,) = [update for update in seen if isinstance(update, JobRetrying)]
         assert words in told.error.message

@@ -9,10 +9,8 @@ from __future__ import annotations
 import enum
 import importlib.metadata
 import logging
-import math
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +31,6 @@ from hermetic_wire.worker import (
     Quit,
     Ready,
     Run,
-    Step,
     ToWorker,
 )
 
@@ -41,6 +38,7 @@ from . import failures, guard
 from .channel import Channel, Link, ProtocolBroken
 from .outlines import Outlines
 from .pipelines.base import Pipeline, Result
+from .steps import Steps
 from .stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -223,7 +221,7 @@ class Worker:
         if isinstance(run.task, Load):
             return Result(Output(), ())
 
-        shown_at = -math.inf
+        told = Steps(self._channel, self._epoch, run)
 
         def on_step(
             step: int,
@@ -231,24 +229,7 @@ class Worker:
             timestep: float | None = None,
             show: Callable[[], tuple[Image, Frame]] | None = None,
         ) -> None:
-            nonlocal shown_at
-            picture: Image | None = None
-            raw: Sequence[Frame] = ()
-            pace, now = run.preview_seconds, time.monotonic()
-            if show is not None and pace is not None and now - shown_at >= pace:
-                shown_at = now
-                picture, *raw = show()
-            self._channel.send(
-                Step(
-                    epoch=self._epoch,
-                    job_id=run.job_id,
-                    step=step,
-                    steps=steps,
-                    timestep=timestep,
-                    preview=picture,
-                ),
-                raw,
-            )
+            told.tell(step, steps, timestep, show)
             self._heed(run.job_id)
 
         return pipeline.run(run.task, on_step)

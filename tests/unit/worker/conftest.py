@@ -25,6 +25,7 @@ from hermetic_wire.worker import (
     from_worker,
     to_worker,
 )
+from hermetic_worker.steps import PACE_SECONDS
 from support import tiny_models
 
 Kind = TypeVar("Kind")
@@ -187,7 +188,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def echo_task() -> Callable[..., TextToImage]:
-    """Makes small tasks for the echo pipeline."""
+    """Makes small tasks for the echo pipeline, whose steps take so long that each is told."""
 
     def make(steps: int = 2, **changes: object) -> TextToImage:
         fields: dict[str, object] = {
@@ -197,6 +198,7 @@ def echo_task() -> Callable[..., TextToImage]:
             "steps": steps,
             "guidance": 1.0,
             "seeds": (1,),
+            "extra": {"step_seconds": PACE_SECONDS},
         }
         return TextToImage(**(fields | changes))  # type: ignore[arg-type]
 

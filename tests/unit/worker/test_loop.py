@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -33,7 +31,7 @@ from hermetic_wire.worker import (
     ToWorker,
     from_worker,
 )
-from hermetic_worker import loop
+from hermetic_worker import steps as steps_of_jobs
 from hermetic_worker.channel import ProtocolBroken
 from hermetic_worker.loop import End, Worker
 from hermetic_worker.outlines import Outlines
@@ -44,6 +42,14 @@ from hermetic_worker.stopping import StopRequest
 ASSIGN = Assign(model=ModelSpec(name="m", architecture="fake"), device="cpu")
 TASK = TextToImage(prompts=("x",), seeds=(1,))
 TERMINAL = (Done, Failed, Cancelled)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def every_step_is_told() -> Iterator[None]:
+    """However quick it was: these pipelines take no time at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps_of_jobs, "PACE_SECONDS", 0.0)
+        yield
 
 
 @dataclass
@@ -143,26 +149,6 @@ def test_a_life_in_order() -> None:
     kinds = [type(message) for message in link.sent]
     assert kinds == [Hello, Loading, Ready, Step, Step, Done, Done]
     assert {message.epoch for message in link.sent} == {3}
-
-
-@pytest.mark.parametrize(
-    ("pace", "shown"), [(None, []), (0.0, [1, 2, 3, 4, 5]), (7.0, [1, 3, 5]), (60.0, [1])]
-)
-def test_a_picture_is_drawn_no_more_often_than_it_was_asked_for(
-    pace: float | None, shown: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step takes four seconds of this clock."""
-    clock = itertools.count(100.0, 4.0)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    run = Run(job_id="a", task=TASK, preview_seconds=pace)
-    link, pipeline = ScriptedLink([ASSIGN, run]), Showing(steps=5)
-    assert live(link, pipeline) is End.IN_ORDER
-    assert pipeline.drawn == shown
-    told = [pair for pair in zip(link.sent, link.raw, strict=True) if isinstance(pair[0], Step)]
-    assert [list(raw) for _, raw in told] == [
-        [bytes([step] * 3)] if step in shown else [] for step in range(1, 6)
-    ]
-    assert [one.step for one, _ in told if isinstance(one, Step) and one.preview] == shown
 
 
 def test_every_job_shows_its_first_step() -> None:
