@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from hermetic_wire import messages
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import ErrorBody, to_body
 
+from .beginnings import Beginnings
 from .door import Door, Peer
 from .jobs import Job
 
@@ -33,6 +35,7 @@ class Followers:
 
     def __init__(self, door: Door) -> None:
         self._door = door
+        self._beginnings = Beginnings(asyncio.get_running_loop(), self._tell)
         self._by_job: collections.defaultdict[str, set[bytes]] = collections.defaultdict(set)
         self._jobs_of: collections.defaultdict[bytes, set[str]] = collections.defaultdict(set)
         self._watchers: dict[bytes, Watcher] = {}
@@ -68,9 +71,19 @@ class Followers:
             self._door.send(identity, messages.JobSubmitted(job_id=job.id, job=job.row()))
 
     def publish(self, job: Job, update: messages.JobUpdate, raw: Sequence[Frame] = ()) -> None:
-        """Progress; whoever does not read misses it, and only that. Pictures go to followers."""
-        if not job.accepted:
+        """News of a job that has not ended; whoever does not read misses them, and only that.
+
+        That it runs waits a moment; pictures go to followers only.
+        """
+        if not job.accepted or job.ended_at is not None:
             return
+        if isinstance(update, messages.JobRunning):
+            self._beginnings.put(job, update)
+        else:
+            self._beginnings.tell_now(job.id)
+            self._tell(job, update, raw)
+
+    def _tell(self, job: Job, update: messages.JobUpdate, raw: Sequence[Frame] = ()) -> None:
         heard = [] if isinstance(update, messages.JobPreview) else self._seeing(job)
         for identity in (*self._by_job.get(job.id, ()), *heard):
             if not self._door.is_slow(identity):
@@ -85,6 +98,10 @@ class Followers:
         update = state_of(job)
         if update is not None:
             self.publish(job, update)
+
+    def expect_end(self, job: Job) -> None:
+        """Its end is being written down: nothing but that is told any more."""
+        self._beginnings.drop(job.id)
 
     def close(self, job: Job, pixels: Sequence[Frame]) -> None:
         """The job has ended: tell every follower, once."""

@@ -146,6 +146,7 @@ class Ledger:
             logger.info("job %s %s: %s", job.id, state, error.message)
         job.error, job.ended_at = error, time.time()
         self._ending[job.id] = job
+        self._followers.expect_end(job)
 
         def written(failure: HermeticError | None) -> None:
             del self._ending[job.id]

@@ -22,6 +22,13 @@ class ClockLoop(asyncio.SelectorEventLoop):
         super().__init__(selectors.DefaultSelector())
         self._ahead = 0.0
 
+    @classmethod
+    def get_running(cls) -> ClockLoop:
+        """The one that runs here."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, cls)
+        return loop
+
     def time(self) -> float:
         """Seconds of a monotonic clock."""
         return super().time() + self._ahead
@@ -39,9 +46,7 @@ def timed(play: Coroutine[Any, Any, T]) -> T:
 
 async def advance(seconds: float) -> None:
     """Let the time pass, and what is due by then happen."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, ClockLoop)
-    loop.put_forward(seconds)
+    ClockLoop.get_running().put_forward(seconds)
     await settle()
 
 
