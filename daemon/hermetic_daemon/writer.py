@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from hermetic_wire.errors import HermeticError, StoreUnavailable
 
-from . import faults
+from . import callbacks, faults
 from .journal import Journal, is_environment
 
 __all__ = ["Fact", "Look", "Then", "Writer"]
@@ -32,6 +32,11 @@ PAUSE_SECONDS = 0.02
 """So short at least, however many ask: what cannot be written shall not keep a core busy."""
 PATIENCE_SECONDS = 0.05
 """How long a patient fact waits for the next one of its job, to be written with it."""
+GATHER_SECONDS = 0.0015
+"""How long a transaction waits for more to go with it where many want to be told of the last one:
+each costs the disk, and the loop the interpreter's lock, about the same whatever it holds."""
+MANY = 3
+"""Who wants to be told, from which on they are many."""
 CLOSE_SECONDS = 10.0
 """For the last facts, when the daemon ends."""
 
@@ -95,6 +100,8 @@ class Writer:
         self._backlog: list[Fact] = []
         self._patient: list[Fact] = []
         """The patient facts that are not due."""
+        self._awaited = 0
+        """Of the last transaction, how many facts somebody waited for."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
 
@@ -126,6 +133,7 @@ class Writer:
             if self.failure and not facts:  # nothing but the wish to know
                 facts = [Fact("meta", self._journal.probe, refusable=True)]
             tell = self._write(facts)
+            self._awaited = len(tell)
             for one in batch:
                 if isinstance(one, Look):
                     one.read()
@@ -141,6 +149,8 @@ class Writer:
             asked = self._asked.get(timeout=self._idle_seconds())
             if self.failure:
                 time.sleep(PAUSE_SECONDS)
+            elif self._awaited >= MANY:
+                time.sleep(GATHER_SECONDS)
             while asked is not None:
                 batch.append(asked)
                 asked = self._asked.get_nowait()
@@ -254,7 +264,7 @@ class Writer:
 
         def wake() -> None:
             for each in tell:
-                loop.call_soon(each)
+                callbacks.call(loop, each)
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
             loop.call_soon_threadsafe(wake)
