@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +11,7 @@ from hermetic_wire.generation import Task, WorkerIdentity
 from hermetic_wire.messages import WorkerRow, WorkerState
 from hermetic_wire.worker import ModelSpec
 
+from .alarm import Alarm
 from .process import ChildProcess, ExitStatus
 
 __all__ = ["Life"]
@@ -30,6 +30,8 @@ class Life:
     """Only the process that was started for this epoch knows it."""
     started: float
     """When its process was asked for."""
+    patience: Alarm
+    """Rings unless it comes forward in time."""
     model: ModelSpec | None = None
     """None while it is a standby."""
     called: float = 0.0
@@ -66,8 +68,6 @@ class Life:
     versions: dict[str, str] = field(default_factory=dict)
     verdict: HermeticError | None = None
     """Why it is being ended, where that is its own fault."""
-    patience: asyncio.TimerHandle | None = None
-    """Fires unless it comes forward in time."""
 
     @property
     def name(self) -> str:
@@ -91,12 +91,6 @@ class Life:
         if self.process is not None and now - self.looked_at > MEMORY_SECONDS:
             self.looked_at = now
             self.resident, _ = self.process.memory()
-
-    def settle_down(self) -> None:
-        """Nothing is expected of it any more."""
-        if self.patience is not None:
-            self.patience.cancel()
-            self.patience = None
 
     def identity(self) -> WorkerIdentity:
         """As results carry it."""

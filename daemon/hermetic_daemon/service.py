@@ -23,6 +23,7 @@ from hermetic_wire.generation import Load, Output
 from hermetic_wire.template import Setup
 
 from . import events, faults, process, systemd
+from .alarm import Alarm
 from .apps import Apps
 from .catalog import Catalog
 from .config import Config, ModelSection
@@ -73,7 +74,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
         self._telling_positions: asyncio.TimerHandle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop)
         self._cause_of_load: dict[int, str] = {}
         """By epoch, the job that its worker was started for."""
         self._measured_at: dict[str, float] = {}
@@ -231,7 +232,10 @@ class Service:
 
     def handle(self, event: events.Event) -> None:
         """Ask the dispatcher what to do about an event, and do it."""
-        for effect in self._dispatcher.handle(event, time.monotonic()):
+        effects = self._dispatcher.handle(event, time.monotonic())
+        # A worker gets its next job before anything is done about its last one.
+        effects.sort(key=lambda effect: not isinstance(effect, events.Run))
+        for effect in effects:
             self._perform(effect)
         match event:
             case events.PauseAsked():
@@ -252,16 +256,12 @@ class Service:
     def _set_alarm(self) -> None:
         """Have the dispatcher asked again when something changes by time alone."""
         wake_at = self._dispatcher.wake_at
-        if self._alarm is not None:
-            if self._alarm.when() == wake_at:
-                return
-            self._alarm.cancel()
-            self._alarm = None
-        if wake_at is not None:  # the loop's clock is time.monotonic, as the dispatcher's
-            self._alarm = self._loop.call_at(wake_at, self._ring)
+        if wake_at is None:
+            self._alarm.clear()
+        else:  # the loop's clock is time.monotonic, as the dispatcher's
+            self._alarm.set(wake_at, self._ring)
 
     def _ring(self) -> None:
-        self._alarm = None
         self.handle(events.Tick())
 
     def _perform(self, effect: events.Effect) -> None:

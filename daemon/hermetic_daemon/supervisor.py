@@ -26,6 +26,7 @@ from hermetic_wire.generation import Image, Output, Task, WorkerIdentity
 from hermetic_wire.messages import WorkerRow
 
 from . import events, faults
+from .alarm import Alarm
 from .config import WorkerSection
 from .heartbeats import Heartbeats
 from .life import Life
@@ -146,7 +147,8 @@ class Supervisor:
         self._start(self._new_life(epoch, device))
 
     def _new_life(self, epoch: int, device: str) -> Life:
-        worker = Life(epoch, device, secrets.token_hex(16), time.monotonic())
+        patience = Alarm(self._loop)
+        worker = Life(epoch, device, secrets.token_hex(16), time.monotonic(), patience)
         self._workers[epoch] = worker
         return worker
 
@@ -191,10 +193,8 @@ class Supervisor:
             return
         self._tell(worker, wire.Cancel(job_id=job_id))
         worker.cancelling = True
-        worker.settle_down()
-        worker.patience = self._loop.call_later(
-            self._config.cancel_seconds, self._end_process, worker, True
-        )
+        deadline = self._loop.time() + self._config.cancel_seconds
+        worker.patience.set(deadline, lambda: self._end_process(worker, politely=True))
 
     def end(self, epoch: int, *, politely: bool, why: str) -> None:
         """Kill the worker, or first ask it; Gone will tell."""
@@ -202,7 +202,7 @@ class Supervisor:
         if worker is None:
             return
         logger.info("epoch %d ends: %s", epoch, why)
-        worker.settle_down()
+        worker.patience.clear()
         worker.state = "ending"
         worker.ended_at = time.monotonic()
         if politely and worker.process is not None and worker.peer is not None:
@@ -215,8 +215,8 @@ class Supervisor:
 
     def _expect(self, worker: Life, seconds: float, what: str) -> None:
         """Whoever does not do `what` within `seconds` hangs, and is killed."""
-        worker.settle_down()
-        worker.patience = self._loop.call_later(seconds, self._give_up, worker, seconds, what)
+        deadline = self._loop.time() + seconds
+        worker.patience.set(deadline, lambda: self._give_up(worker, seconds, what))
 
     def _give_up(self, worker: Life, seconds: float, what: str) -> None:
         worker.verdict = errors.WorkerUnresponsive(
@@ -292,7 +292,7 @@ class Supervisor:
             return
         if worker.state != "starting":
             return
-        worker.settle_down()
+        worker.patience.clear()
         if worker.model is None:
             self._tell(worker, wire.Prepare(device=worker.device))
             self._expect(worker, self._config.load_seconds, "make its device ready")
@@ -303,7 +303,7 @@ class Supervisor:
             case wire.Prepared():
                 worker.timings["prepare"] = sum(message.timings.values())
                 if worker.state == "starting":
-                    worker.settle_down()
+                    worker.patience.clear()
                     worker.state = "standby"
             case wire.Loading():
                 self._expect(worker, self._config.load_seconds, "come forward with its load")
@@ -315,7 +315,7 @@ class Supervisor:
                 self._settle_in(worker, message)
             case wire.LoadFailed():
                 error = errors.from_body(message.error)
-                worker.settle_down()
+                worker.patience.clear()
                 self._emit(events.LoadFailed(worker.epoch, error))
             case wire.Step():
                 if message.job_id == worker.job_id:
@@ -343,7 +343,7 @@ class Supervisor:
             self._report(Preview(step.job_id, step.step, step.preview, raw))
 
     def _settle_in(self, worker: Life, ready: wire.Ready) -> None:
-        worker.settle_down()
+        worker.patience.clear()
         worker.state = "ready"
         worker.device = ready.device
         worker.versions = ready.versions
@@ -373,7 +373,7 @@ class Supervisor:
             worker.verdict = verdict
             self.end(worker.epoch, politely=False, why=verdict.message)
             return
-        worker.settle_down()
+        worker.patience.clear()
         worker.cancelling = False
         worker.state, worker.job_id = "ready", None
         worker.jobs += 1
@@ -406,7 +406,7 @@ class Supervisor:
     def _abandon(self, worker: Life) -> None:
         """There never was a process. Told later, so that no effect's outcome arrives while
         effects are being performed."""
-        worker.settle_down()
+        worker.patience.clear()
         error = worker.verdict or errors.WorkerDied("The worker was ended before it was forked.")
 
         def tell() -> None:
@@ -419,7 +419,7 @@ class Supervisor:
 
     def _bury(self, worker: Life, exit: ExitStatus) -> None:
         del self._workers[worker.epoch]
-        worker.settle_down()
+        worker.patience.clear()
         faults.reach("gone")
         logger.info("epoch %d is gone: %s (rung: %s)", worker.epoch, exit.words, exit.rung)
         reaped = time.monotonic()
@@ -437,7 +437,7 @@ class Supervisor:
     def _refuse(self, worker: Life, error: errors.HermeticError) -> None:
         """There is no memory for it, and there will not be."""
         if worker.state != "ending":
-            worker.settle_down()
+            worker.patience.clear()
             self._emit(events.LoadFailed(worker.epoch, error))
 
     def _heirs(self, epoch: int) -> list[Life]:
