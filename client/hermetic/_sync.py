@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -117,26 +118,34 @@ class Client:
         an exception of `on_update`, the job is cancelled: nobody would hold it any more.
         """
         job_id = checked_job_id(job_id)
+        submit = partial(
+            self._async.submit,
+            prompt,
+            model=model,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            n=n,
+            job_id=job_id,
+            priority=priority,
+            expires_in=expires_in,
+            on_disconnect=on_disconnect,
+            keep_alive=keep_alive,
+            preview_seconds=preview_seconds,
+            **extra,
+        )
+
+        async def result() -> Result:
+            job = await submit()
+            return await job.result(timeout)
+
         try:
-            job = self.submit(
-                prompt,
-                model=model,
-                negative_prompt=negative_prompt,
-                width=width,
-                height=height,
-                steps=steps,
-                guidance=guidance,
-                seed=seed,
-                n=n,
-                job_id=job_id,
-                priority=priority,
-                expires_in=expires_in,
-                on_disconnect=on_disconnect,
-                keep_alive=keep_alive,
-                preview_seconds=preview_seconds,
-                **extra,
-            )
-            return job._watch(timeout, on_update)
+            if on_update is None:  # to the loop's thread and back only once
+                return self._loop.run(result)
+            return Job(self, self._loop.run(submit))._watch(timeout, on_update)
         except HermeticError:
             raise
         except BaseException:
@@ -335,15 +344,11 @@ class Job:
         """Ends the job; returns what the daemon says. The end itself is an update."""
         return self._client._loop.run(self._job.cancel)
 
-    def _watch(
-        self, timeout: float | None, on_update: Callable[[JobUpdate], None] | None
-    ) -> Result:
+    def _watch(self, timeout: float | None, on_update: Callable[[JobUpdate], None]) -> Result:
         """Calls `on_update` in this thread, which is the app's."""
-        if on_update is not None:
-            for update in self._updates(timeout):
-                on_update(update)
-            return self.result()
-        return self.result(timeout)
+        for update in self._updates(timeout):
+            on_update(update)
+        return self.result()
 
     def _updates(self, timeout: float | None) -> Iterator[JobUpdate]:
         deadline = None if timeout is None else monotonic() + timeout
