@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import selectors
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from hermetic_wire.messages import (
     Accepted,
     FromDaemon,
     Hello,
-    JobRunning,
     JobSucceeded,
     Submit,
     from_app,
@@ -39,9 +39,9 @@ SIDE = 8
 """Pixels of width and height; a result has 192 bytes."""
 STALL_MS = 30_000
 """Longer without any message is a failure, not a figure."""
+_READABLE = int(zmq.POLLIN)
 STAGES: dict[type[FromDaemon], str] = {
     Accepted: "accepted",
-    JobRunning: "running",
     JobSucceeded: "result",
 }
 """What an app hears of a job, in this order; other news count to the next of these."""
@@ -85,20 +85,20 @@ class Crowd:
         """Seconds until each has its right result. Raises BenchError where one has another end."""
         waiting = iter(jobs)
         held: dict[zmq.Socket[bytes], Wanted] = {}
-        poller = zmq.Poller()
-        began = time.perf_counter()
-        for one in self._sockets:
-            poller.register(one, zmq.POLLIN)
-            _next(one, waiting, held)
-        while held:
-            ready = poller.poll(STALL_MS)
-            if not ready:
-                raise BenchError(f"{len(held)} jobs wait and no message comes any more")
-            for one, _ in ready:
-                for frames in _received(one):
-                    if _over(frames, held[one]):
-                        _next(one, waiting, held)
-        return time.perf_counter() - began
+        with selectors.DefaultSelector() as selector:
+            for one in self._sockets:
+                selector.register(one.fileno(), selectors.EVENT_READ, one)
+            began = time.perf_counter()
+            for one in self._sockets:
+                _next(one, waiting, held)
+            ready = self._sockets
+            while held:
+                for one in ready:
+                    for frames in _received(one):
+                        if _over(frames, held[one]):
+                            _next(one, waiting, held)
+                ready = _ready(selector) if held else []
+            return time.perf_counter() - began
 
     def stages(self, job: Wanted) -> dict[str, float]:
         """Seconds of one job of one connection, by what the app hears; together they are all."""
@@ -141,12 +141,16 @@ def _next(
 
 
 def _received(one: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
-    """What is there."""
-    while True:
-        try:
-            yield one.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return
+    """What is there. Its descriptor tells of news once: who waits for it has to have taken all."""
+    while int(one.getsockopt(zmq.EVENTS)) & _READABLE:
+        yield one.recv_multipart(zmq.NOBLOCK)
+
+
+def _ready(selector: selectors.BaseSelector) -> list[zmq.Socket[bytes]]:
+    ready = selector.select(STALL_MS / 1000)
+    if not ready:
+        raise BenchError("jobs wait and no message comes any more")
+    return [key.data for key, _ in ready]
 
 
 def _over(frames: Sequence[bytes], job: Wanted) -> bool:
