@@ -21,6 +21,8 @@ from _http import PATH, unfollowed
 from hermetic_wire.generation import TextToImage
 from hermetic_worker.pipelines.echo import Echo
 
+_KEEP_ALIVE_S = 600
+"""The bench has other work between two of its requests."""
 _ECHO = Echo()
 
 
@@ -35,7 +37,9 @@ async def generate(request: Request) -> Response:
 def main() -> None:
     """Serve on a listening socket that was handed over."""
     application = Starlette(routes=[Route(PATH, generate, methods=["POST"])])
-    config = uvicorn.Config(application, log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        application, log_level="warning", access_log=False, timeout_keep_alive=_KEEP_ALIVE_S
+    )
     # Not by uvicorn's own `fd`, which takes it for a Unix socket: Nagle's algorithm would stay on,
     # and every answer wait 40 ms for an acknowledgement.
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])

@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import _crowd
@@ -19,6 +20,7 @@ import _http
 import _limit
 import _proc
 from _arms import BenchError, progress
+from _daemons import await_template
 from _disk import Disk
 from _lives import Lives
 from _plan import order
@@ -28,7 +30,8 @@ from hermetic.cli.bench.figures import Figure
 from hermetic_wire.errors import HermeticError
 from hermetic_worker.pipelines.echo import Echo
 
-SIDES = {"": 8, "/3_megabytes": 1024}
+_LARGE = "/3_megabytes"
+SIDES = {"": 8, _LARGE: 1024}
 """Width and height of the one image that comes back, by the ending of a figure's name."""
 PASSES = 3
 """How often the crowds take their turns."""
@@ -51,6 +54,7 @@ def main() -> None:
             bench = Bench(options, stack, samples)
             bench.one_by_one()
             bench.crowds()
+            bench.large_ones()
             settings = bench.settings()
     except (BenchError, HermeticError, OSError) as error:
         raise SystemExit(f"overhead: {error}") from error
@@ -115,7 +119,9 @@ class Bench:
         self._daemon.state.mkdir(parents=True, exist_ok=True)
         self._disk = stack.enter_context(Disk(self._daemon.state))
         self._limit = stack.enter_context(_limit.crowd(self._daemon.state, options.clients))
+        await_template(self._client, [])  # it takes both cores while it imports
         self._client.generate("warm", model="echo")
+        self._echo = Echo()
         self._worker = next(row.pid for row in self._client.workers() if row.model == "echo")
 
     def settings(self) -> dict[str, str | int]:
@@ -124,23 +130,38 @@ class Bench:
         return {"clients": self._options.clients, "file_system": _disk.file_system(state)}
 
     def one_by_one(self) -> None:
-        """One app, one job at a time; of each kind one per round, and whoever began ends the next.
+        """One app, one small job at a time; of each kind one per round."""
+        self._rounds(
+            "one job at a time",
+            {
+                "function": partial(self._function, ""),
+                "http": partial(self._over_http, ""),
+                "daemon": self._through_daemon,
+                "stages": self._stages,
+                "limit": self._at_the_limit,
+                "disk": self._written,
+            },
+        )
 
-        The first rounds warm up and are not counted.
-        """
-        kinds: dict[str, Callable[[int, TailSamples], None]] = {
-            "function": self._function,
-            "http": self._over_http,
-            "daemon": self._through_daemon,
-            "stages": self._stages,
-            "limit": self._at_the_limit,
-            "disk": self._written,
-        }
+    def large_ones(self) -> None:
+        """The same with the large result. In the end: what these write, the disk has to do with for
+        a while after them."""
+        self._rounds(
+            "one job with three megabytes at a time",
+            {
+                "function": partial(self._function, _LARGE),
+                "http": partial(self._over_http, _LARGE),
+                "daemon": self._large_through_daemon,
+            },
+        )
+
+    def _rounds(self, what: str, kinds: Mapping[str, Callable[[int, TailSamples], None]]) -> None:
+        """Whoever began a round ends the next. The first ones warm up and are not counted."""
         for turn in range(-WARM_UP, self._options.rounds):
             samples = self._samples if turn >= 0 else TailSamples()
             for kind in order(list(kinds), turn):
                 kinds[kind](turn + WARM_UP, samples)
-        progress(f"{self._options.rounds} rounds of one job at a time")
+        progress(f"{self._options.rounds} rounds of {what}")
 
     def crowds(self) -> None:
         """Many apps with a job each at a time, again in turns; the first turn warms up."""
@@ -159,25 +180,24 @@ class Bench:
                 if turn >= 0:
                     progress(f"{kind}: {rate:.0f} jobs/s")
 
-    def _function(self, seed: int, samples: TailSamples) -> None:
-        echo = Echo()
-        for ending, side in SIDES.items():
-            task = _http.task(seed, side)
-            began = time.perf_counter()
-            echo.run(task, _http.unfollowed)
-            samples.add(f"function_ms{ending}", "ms", _ms_since(began))
+    def _function(self, ending: str, seed: int, samples: TailSamples) -> None:
+        task = _http.task(seed, SIDES[ending])
+        began = time.perf_counter()
+        self._echo.run(task, _http.unfollowed)
+        samples.add(f"function_ms{ending}", "ms", _ms_since(began))
 
-    def _over_http(self, seed: int, samples: TailSamples) -> None:
-        for ending, side in SIDES.items():
-            began = time.perf_counter()
-            self._app.generate(seed, side)
-            samples.add(f"http_ms{ending}", "ms", _ms_since(began))
+    def _over_http(self, ending: str, seed: int, samples: TailSamples) -> None:
+        began = time.perf_counter()
+        self._app.generate(seed, SIDES[ending])
+        samples.add(f"http_ms{ending}", "ms", _ms_since(began))
 
     def _through_daemon(self, seed: int, samples: TailSamples) -> None:
-        took = {ending: _generate(self._client, seed, side) for ending, side in SIDES.items()}
-        for ending, ms in took.items():
-            samples.add(f"submit_to_result_ms{ending}", "ms", ms)
-        samples.add("3_megabytes_ms", "ms", took["/3_megabytes"] - took[""])
+        samples.add("submit_to_result_ms", "ms", _generate(self._client, seed, SIDES[""]))
+
+    def _large_through_daemon(self, seed: int, samples: TailSamples) -> None:
+        small, large = (_generate(self._client, seed, side) for side in SIDES.values())
+        samples.add(f"submit_to_result_ms{_LARGE}", "ms", large)
+        samples.add("3_megabytes_ms", "ms", large - small)
 
     def _stages(self, seed: int, samples: TailSamples) -> None:
         """The same job over a bare connection: without the client library, and by stage."""

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import TypeVarTuple
 
 __all__ = ["call"]
 
-Arguments = ParamSpec("Arguments")
+Arguments = TypeVarTuple("Arguments")
 
 
 def call(
     loop: asyncio.AbstractEventLoop,
-    callback: Callable[Arguments, object],
-    *arguments: Arguments.args,
-    **named: Arguments.kwargs,
+    callback: Callable[[*Arguments], object],
+    *arguments: *Arguments,
 ) -> None:
     """Call it now; what it raises is told to the loop's exception handler."""
     try:
-        callback(*arguments, **named)
+        callback(*arguments)
     except Exception as error:  # noqa: BLE001  # as the loop does
         context = {"message": f"Exception in callback {callback!r}", "exception": error}
         loop.call_exception_handler(context)

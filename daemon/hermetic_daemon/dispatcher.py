@@ -138,10 +138,12 @@ class Dispatcher:
         """When something changes by time alone, and a Tick is due. A job that has waited for
         `max_wait` changes nothing until the device is free, and that is an event."""
         moments = [self._waiting.wake_at, self._device.backoff.wake_at]
-        moments += [self.idle_until(slot.epoch) for slot in self._slots]
-        if self._slots.in_phase("running"):
-            moments.append(self._device.deadline)
-        return min((moment for moment in moments if moment is not None), default=None)
+        for slot in self._slots:
+            if slot.phase == "ready":
+                moments.append(self.idle_until(slot.epoch))
+            elif slot.phase == "running":
+                moments.append(self._device.deadline)
+        return min([moment for moment in moments if moment is not None], default=None)
 
     def idle_until(self, epoch: int) -> float | None:
         """When the worker ends for being idle; None where it works, is wanted, or may stay."""

@@ -27,6 +27,8 @@ __all__ = ["Ledger"]
 
 logger = logging.getLogger(__name__)
 
+TRIM_SECONDS = 0.25
+"""So long at most more jobs and pixels are kept than the bounds allow."""
 MAX_INTERRUPTIONS = 3
 """Daemons that may end under a job before it is taken for the cause."""
 
@@ -41,6 +43,7 @@ class Ledger:
         self._ending: dict[str, Job] = {}
         """Jobs whose end is being written."""
         self._idle: list[asyncio.Future[None]] = []
+        self._trimming: asyncio.TimerHandle | None = None
 
     def adopt(self, job: Job) -> bool:
         """A job of the store; returns whether it is to be run.
@@ -160,7 +163,7 @@ class Ledger:
                 faults.reach("result.before_send")
                 self._followers.close(job, pixels)
                 faults.reach("result.after_send")
-                self.trim()
+                self._trim_soon()
             self._tell_idle()
 
         end = End(
@@ -186,8 +189,15 @@ class Ledger:
 
         self._store.read_pixels(job.id, read)
 
+    def _trim_soon(self) -> None:
+        """For many at once it costs the store little more than for one."""
+        if self._trimming is None:
+            loop = asyncio.get_running_loop()
+            self._trimming = loop.call_later(TRIM_SECONDS, self.trim)
+
     def trim(self) -> None:
         """Forget what is past the bounds."""
+        self._trimming = None
         excess = self.jobs.trim(time.time())
         if excess.jobs:
             self._store.forget(excess.jobs)

@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.02
 """So short at least, however many ask: what cannot be written shall not keep a core busy."""
 PATIENCE_SECONDS = 0.05
 """How long a patient fact waits for the next one of its job, to be written with it."""
-GATHER_SECONDS = 0.0015
+GATHER_SECONDS = 0.003
 """How long a transaction waits for more to go with it where many want to be told of the last one:
 each costs the disk, and the loop the interpreter's lock, about the same whatever it holds."""
 MANY = 3

@@ -156,6 +156,7 @@ def test_results_beyond_the_budget_are_dropped_in_words() -> None:
     config = "[daemon]\nkeep_bytes = 1\nkeep_jobs = 3\n"
     with RunningDaemon(config) as daemon, daemon.client() as client:
         ids = [client.generate("a", model="echo").job_id for _ in range(4)]
+        until(lambda: len(client.jobs()) == 3, 10, "the oldest is forgotten")
         assert client.job(ids[-1]).result(30).images
         with pytest.raises(ResultDropped):
             client.job(ids[1]).result(30)

@@ -123,7 +123,7 @@ def test_stages_add_up_to_the_whole_whatever_else_is_heard() -> None:
         (6.0, frames(JobStep(job_id="a", step=1, steps=1))),
         (9.0, frames(RESULT, b"\x01\x02\x03" * 64)),
     ]
-    assert _crowd._by_stage(heard) == {"accepted": 1.0, "running": 3.0, "result": 4.0}
+    assert _crowd._by_stage(heard) == {"accepted": 1.0, "result": 7.0}
 
 
 def test_the_length_of_an_answer_is_what_it_says() -> None:
