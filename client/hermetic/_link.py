@@ -26,6 +26,8 @@ _ENDS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+_READABLE = int(zmq.POLLIN)
+"""A plain number: to calculate with the enumerations of pyzmq costs more than to ask."""
 _HEARTBEAT_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 20_000
 """A daemon that is stopped, not dead, is noticed after this; a busy one answers all the same,
@@ -124,4 +126,4 @@ class Link:
 
 
 def _is_readable(one: zmq.Socket[bytes]) -> bool:
-    return bool(int(one.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(one.getsockopt(zmq.EVENTS)) & _READABLE)
