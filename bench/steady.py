@@ -150,7 +150,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Its options."""
-    found = arguments(__doc__ or "", rounds=15)
+    found = arguments(__doc__ or "", rounds=40)
     found.add_argument("-m", "--model", default="demo-sd15", help="default: demo-sd15")
     found.add_argument("--steps", type=positive, default=20, help="default: 20")
     help = "per round and arm; default: 4"

@@ -98,7 +98,10 @@ class Link:
         # about to say so.
         with contextlib.suppress(zmq.Again):
             self._socket.send_multipart(frames, zmq.NOBLOCK)
-        self._woken.set()  # the descriptor is edge-triggered, and a send may consume the edge
+        if _is_readable(
+            self._socket
+        ):  # its descriptor is edge-triggered, and a send takes the edge
+            self._woken.set()
 
     async def receive(self) -> list[memoryview] | None:
         """The next message, its frames where ZeroMQ put them; None once the link is lost.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 __all__ = ["LoopThread"]
@@ -56,8 +56,9 @@ class LoopThread:
         future = asyncio.run_coroutine_threadsafe(call(), self._loop)
         try:
             # In slices: a signal that comes just before the wait begins is heeded after it.
-            while not concurrent.futures.wait([future], timeout=_HEED_SIGNALS_S).done:
-                pass
+            while not future.done():
+                with suppress(TimeoutError):
+                    future.exception(_HEED_SIGNALS_S)
             return future.result()
         except BaseException:
             future.cancel()

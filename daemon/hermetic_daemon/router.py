@@ -90,7 +90,9 @@ class Router:
             self._socket.send(frame, _NOW_AND_MORE, copy=_is_small(frame))
         self._socket.send(last, _NOW, copy=_is_small(last))
         # The socket's descriptor is edge-triggered, and a send may have consumed the edge.
-        self._drain_soon()
+        if not self._draining and self._is_readable():
+            self._draining = True
+            self._loop.call_soon(self._drain)
 
     def _retry(self, peer: bytes) -> None:
         waiting = self._waiting.get(peer)
@@ -109,21 +111,19 @@ class Router:
         self._waiting.pop(peer, None)
         self._on_lost(peer)
 
-    def _drain_soon(self) -> None:
-        if not self._draining:
-            self._draining = True
-            self._loop.call_soon(self._drain)
-
     def _drain(self) -> None:
         self._draining = True  # what is sent meanwhile has its answer looked for below
         for _ in range(DRAIN_BATCH):
-            # To ask costs a quarter of what it costs to be told by an exception.
-            if self._socket.closed or not int(self._socket.getsockopt(_EVENTS)) & _READABLE:
+            if self._socket.closed or not self._is_readable():
                 self._draining = False
                 return
             identity, *frames = self._receive()
             callbacks.call(self._loop, self._on_message, identity.bytes, frames)
         self._loop.call_soon(self._drain)
+
+    def _is_readable(self) -> bool:
+        """To ask costs a quarter of what it costs to be told by an exception."""
+        return bool(int(self._socket.getsockopt(_EVENTS)) & _READABLE)
 
     def _receive(self) -> list[zmq.Frame]:
         """One whole message, which has to be there. As `recv_multipart`, which asks the socket
