@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hermetic_daemon import faults, recovery
+from hermetic_daemon import faults, recovery, writer
 from hermetic_daemon.records import End, Measured
 from hermetic_daemon.store import Store
 from hermetic_wire.errors import HermeticError, InvalidParameter, ResultDropped
@@ -280,6 +282,30 @@ def test_open_jobs_come_by_arrival_and_ended_ones_by_their_end(tmp_path: Path) -
 
     at_desk(tmp_path, work)
     assert "".join(job.id for job in recovered(tmp_path).jobs) == "acfebd"
+
+
+def test_a_commit_gathers_where_many_waited_for_the_last_and_never_for_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=waits.append)
+
+    async def work(desk: Desk) -> None:
+        monkeypatch.setattr(writer, "time", clock)
+        for name in "abc":
+            assert await desk.add(record(name)) == [None]
+        hold = Hold(monkeypatch)
+        hold.begin(desk)
+        together = asyncio.gather(*(desk.add(record(name)) for name in "def"))
+        await asyncio.sleep(0)  # each has asked
+        hold.release()
+        assert await together == [[None]] * 3
+        assert waits == [], "so far each came alone, or was held up"
+        for name in "gh":
+            assert await desk.add(record(name)) == [None]
+        assert waits == [writer.GATHER_SECONDS]
+
+    at_desk(tmp_path, work)
 
 
 def test_many_that_wait_share_one_commit_and_each_is_told(
