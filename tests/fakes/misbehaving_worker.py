@@ -86,7 +86,7 @@ from hermetic_worker.pipelines.base import OUTLINED, Footprint, OnProgress, OnSt
 from hermetic_worker.pipelines.echo import Echo
 from hermetic_worker.standby import Standby
 
-__all__ = ["COMPANIONS", "ENVIRONMENT", "FLAGS", "MISFORTUNES", "PLACES"]
+__all__ = ["COMPANIONS", "ENVIRONMENT", "FLAGS", "MISFORTUNES", "PLACES", "STAGE"]
 
 ENVIRONMENT = "HERMETIC_TEST_CHAOS"
 STARTING, LOADING, READY, RUNNING, ENDED = "starting", "loading", "ready", "running", "ended"
@@ -137,6 +137,8 @@ FLAGS: dict[str, frozenset[str]] = {
 COMPANIONS = ("flood_stderr", "hold_device_memory", "ignore_sigterm", "leak_mb_per_job")
 """Flags that make a misfortune worse, and are none alone."""
 
+STAGE = "soon"
+"""Of the load that is `never_ready`."""
 FOR_EVER = 3600
 """Seconds; every test is over before."""
 QUIET_MS = 50
@@ -306,7 +308,7 @@ class Misbehaving:
         CHAOS.meet(LOADING)
         if CHAOS.is_told("never_ready"):
             while True:
-                on_progress("soon", 0.5)
+                on_progress(STAGE, 0.5)
                 time.sleep(QUIET_MS / 1000)
         return self._echo.load(assign, on_progress)
 
