@@ -89,6 +89,7 @@ class Store:
             # this process has ended.
             logger.error("the disk does not answer; what was told last may not be written")
             return
+        self._spool.close()
         self._journal.close()
         os.close(self._lock)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ CHECKSUM = zlib.crc32(b"redgreenblue")
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "results")
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "results")
+    yield spool
+    spool.close()
 
 
 def test_frames_come_back_as_they_were(spool: Spool) -> None:
