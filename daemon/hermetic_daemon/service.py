@@ -56,7 +56,7 @@ RETURN_SECONDS = 60.0
 CAPACITY = 0.9
 """Of the device's memory, for models that are loaded beside each other."""
 MEASURED_SECONDS = 10.0
-"""Between two times that a model's measured times are written down."""
+"""Between two times that what a model's jobs take is written down; jobs can be quick."""
 STANDBY_DEVICE_BYTES = 12 << 30
 """A GPU with less than this keeps no standby unless it is told to."""
 FAREWELL_SECONDS = 10.0
@@ -78,7 +78,7 @@ class Service:
         self._cause_of_load: dict[int, str] = {}
         """By epoch, the job that its worker was started for."""
         self._measured_at: dict[str, float] = {}
-        """By model, when its times are written down again."""
+        """By model, when the times of its jobs are written down again."""
         memory = Memory(config.device_name)
         self._store = store
         self._found = recovered
@@ -240,8 +240,10 @@ class Service:
         match event:
             case events.PauseAsked():
                 self._store.set_paused(event.paused)
-            case events.Ready() | events.Finished(error=None):
+            case events.Ready():
                 self._write_measured(event.epoch)
+            case events.Finished(error=None):
+                self._write_measured(event.epoch, at_most_every=MEASURED_SECONDS)
             case events.Gone():
                 self._cause_of_load.pop(event.epoch, None)
             case _:
@@ -351,12 +353,15 @@ class Service:
             case _:
                 assert_never(report)
 
-    def _write_measured(self, epoch: int) -> None:
-        """What the next daemon should know from its first job on; now and then is enough."""
-        worker = self._supervisor.identity(epoch)
-        if worker is None or time.monotonic() < self._measured_at.get(worker.model, 0.0):
+    def _write_measured(self, epoch: int, at_most_every: float = 0.0) -> None:
+        """What the next daemon should know from its first job on."""
+        worker, now = self._supervisor.identity(epoch), time.monotonic()
+        if worker is None:
             return
-        self._measured_at[worker.model] = time.monotonic() + MEASURED_SECONDS
+        if at_most_every:
+            if now < self._measured_at.get(worker.model, 0.0):
+                return
+            self._measured_at[worker.model] = now + at_most_every
         job_seconds, load_seconds, footprint = self._dispatcher.learnt(worker.model)
         measured = Measured(
             model=worker.model,

@@ -286,6 +286,20 @@ def test_the_same_job_twice_is_the_same_job_also_after_a_restart() -> None:
         assert len(client.jobs()) == 1
 
 
+def test_a_daemon_that_is_killed_leaves_what_it_has_measured_to_the_next_one() -> None:
+    """From its very first job on, though that ended just after a load had been written down."""
+    with RunningDaemon() as daemon, daemon.client() as client:
+        client.generate("a", model="echo", steps=4, step_seconds=0.02)
+        client.generate("b", model="echo")  # is written down after what was measured of the first
+        daemon.kill()
+        daemon.restart()
+        client.pause()
+        job = client.submit("a", model="echo")
+        estimate = row_of(client, job.id).estimate_s
+        assert estimate is not None
+        assert estimate > 0.08, "the job's own time and its load"
+
+
 def test_a_job_that_does_not_start_in_time_expires() -> None:
     with RunningDaemon() as daemon, daemon.client() as client:
         running = client.submit("a", model="echo", **LONG)
