@@ -17,7 +17,7 @@ After every event this tree is gone through from the top; the code carries the s
     4b. Otherwise wait.
 5.  A job may run, and nothing is paused. It is the first of these that there is:
     5a. the one for which a worker has become ready: a load is never made in vain;
-    5b. the first in fair order that has been the first of its class for `max_wait`;
+    5b. of those that have been the first of their class for `max_wait`, the one for longest;
     5c. the first in fair order whose model is loaded, if no job before it was overtaken as often
         as that one's model allows; each of them has been overtaken once more, then;
     5d. the first in fair order.
@@ -300,7 +300,7 @@ class Dispatcher:
         leaving = self._slots.in_the_way_of(model, lambda one: self._options(one).pin)
         epoch, device.standby = device.standby or device.next_epoch(), None
         low_memory = device.low_memory(model)
-        replaced = leaving[0].epoch if leaving else None
+        replaced = tuple(slot.epoch for slot in leaving)
         device.do(StartWorker(epoch, model, job.id if job else None, replaced, low_memory))
         for slot in leaving:
             device.dismiss_worker(slot, why=f"switch to {model}")

@@ -175,14 +175,14 @@ class StartWorker:
     """Make the model ready in the epoch's process: the standby of that epoch, else a new one.
 
     `job_id` is the job that caused it, None where a pinned model comes back by itself. `replaces`
-    is the epoch that goes for it, where there is one; EndWorker tells of that and of any other.
-    Whether they may hold memory at once is not decided here.
+    are the epochs that go for it; EndWorker tells of each. Whether they may hold memory at once is
+    not decided here.
     """
 
     epoch: int
     model: str
     job_id: str | None
-    replaces: int | None = None
+    replaces: tuple[int, ...] = ()
     low_memory: bool = False
     """The model has run out of memory: in the way that needs least."""
 

@@ -57,8 +57,8 @@ class Life:
     cancelling: bool = False
     jobs: int = 0
     """How many it has ended."""
-    replaces: int | None = None
-    """The epoch that went for it, where its start completes a switch."""
+    replaces: tuple[int, ...] = ()
+    """The epochs that went for it, where its start completes a switch."""
     loaded_by: dict[str, str] = field(default_factory=dict)
     """By component: `skeleton`, or `from_pretrained` and why."""
     timings: dict[str, float] = field(default_factory=dict)

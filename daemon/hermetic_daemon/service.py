@@ -7,6 +7,7 @@ dispatcher says what to do, ledger and supervisor do it. Slow work never runs he
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import os
 import secrets
@@ -22,7 +23,7 @@ from hermetic_wire import worker as wire
 from hermetic_wire.generation import Load, Output
 from hermetic_wire.template import Setup
 
-from . import events, faults, process, systemd
+from . import callbacks, events, faults, process, systemd
 from .alarm import Alarm
 from .apps import Apps
 from .catalog import Catalog
@@ -75,6 +76,8 @@ class Service:
         self._over = self._loop.create_future()
         self._telling_positions: asyncio.TimerHandle | None = None
         self._alarm = Alarm(self._loop)
+        self._happened: collections.deque[events.Event] = collections.deque()
+        """What the dispatcher has not been asked about yet, after what it is just asked about."""
         self._cause_of_load: dict[int, str] = {}
         """By epoch, the job that its worker was started for."""
         self._measured_at: dict[str, float] = {}
@@ -175,6 +178,7 @@ class Service:
         for name in before.rows:
             if before.spec(name) != self._catalog.spec(name):
                 self.handle(events.UnloadAsked(name, None))
+        self.handle(events.Tick())  # idle workers may have to end earlier, or pinned ones load
         self._template.renew("the configuration has been read again")
         logger.info("the configuration has been read again: %d models", len(self._catalog.rows))
 
@@ -213,7 +217,8 @@ class Service:
 
     def _cancel_abandoned(self) -> None:
         for job in self._jobs.open():
-            self._cancel_unless_followed(job)
+            if job.accepted:  # else its app has not been told of it yet
+                self._cancel_unless_followed(job)
 
     def _preload(self) -> None:
         """Jobs of the daemon's own."""
@@ -231,12 +236,25 @@ class Service:
     # Events in, effects performed.
 
     def handle(self, event: events.Event) -> None:
-        """Ask the dispatcher what to do about an event, and do it."""
+        """Ask the dispatcher what to do about an event, and do it.
+
+        What happens while effects are performed, such as that an app is found to be gone, has its
+        turn after them: the dispatcher takes them for done.
+        """
+        self._happened.append(event)
+        if len(self._happened) > 1:
+            return
+        while self._happened:
+            callbacks.call(self._loop, self._follow_up, self._happened[0])
+            self._happened.popleft()
+        self._set_alarm()
+
+    def _follow_up(self, event: events.Event) -> None:
         effects = self._dispatcher.handle(event, time.monotonic())
         # A worker gets its next job before anything is done about its last one.
         effects.sort(key=lambda effect: not isinstance(effect, events.Run))
         for effect in effects:
-            self._perform(effect)
+            callbacks.call(self._loop, self._perform, effect)
         match event:
             case events.PauseAsked():
                 self._store.set_paused(event.paused)
@@ -248,7 +266,6 @@ class Service:
                 self._cause_of_load.pop(event.epoch, None)
             case _:
                 pass
-        self._set_alarm()
         if self._telling_positions is None and self._dispatcher.waiting_count:
             many = self._dispatcher.waiting_count / POSITIONS_PER_SECOND
             self._telling_positions = self._loop.call_later(

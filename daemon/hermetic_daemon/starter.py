@@ -61,6 +61,10 @@ class Starter:
         )
         return waits + self._config.hello_seconds
 
+    def withdraw(self, worker: Life) -> None:
+        """It is to end, and has no process yet."""
+        self._template.withdraw(worker.epoch)
+
     def give_up(self, worker: Life) -> None:
         """Its process has not come in time: whoever should have forked it hangs."""
         self._template.give_up(worker.epoch)

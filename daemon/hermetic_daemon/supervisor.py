@@ -119,7 +119,7 @@ class Supervisor:
         model: wire.ModelSpec,
         device: str,
         size_bytes: int = 0,
-        replaces: int | None = None,
+        replaces: tuple[int, ...] = (),
         *,
         low_memory: bool = False,
     ) -> None:
@@ -127,12 +127,11 @@ class Supervisor:
 
         Ready, LoadFailed or Gone will tell. It loads beside workers that are ending only where the
         memory allows both, for files of `size_bytes`; else when theirs is proven to be free.
-        `replaces` is the epoch that goes for it, where this completes a switch. `low_memory` has
+        `replaces` are the epochs that go for it, where this completes a switch. `low_memory` has
         the model held in the way that needs least.
         """
         leaving = {one.epoch for one in self._workers.values() if one.state == "ending"}
-        if replaces in self._workers:
-            leaving.add(replaces)
+        leaving.update(self._workers.keys() & replaces)
         standby = self._workers.get(epoch)
         worker = standby or self._new_life(epoch, device)
         worker.model, worker.replaces, worker.called = model, replaces, time.monotonic()
@@ -179,12 +178,14 @@ class Supervisor:
     ) -> None:
         """Give the worker its next job; Finished or Gone will tell."""
         worker = self._workers[epoch]
+        if worker.state == "ending":  # it has been killed meanwhile, and Gone is on its way
+            return
         worker.state, worker.job_id = "running", job_id
         worker.task, worker.stepped_at = task, None
+        self._expect(worker, self._config.step_seconds, "finish the next step")
         faults.reach("run.before_send")
         self._tell(worker, wire.Run(job_id=job_id, task=task, preview_seconds=preview_seconds))
         faults.reach("run.after_send")
-        self._expect(worker, self._config.step_seconds, "finish the next step")
 
     def cancel(self, epoch: int, job_id: str) -> None:
         """Have the job end at its next step; past the grace, by SIGTERM and SIGKILL."""
@@ -202,12 +203,12 @@ class Supervisor:
         if worker is None:
             return
         logger.info("epoch %d ends: %s", epoch, why)
-        worker.patience.clear()
-        worker.state = "ending"
         worker.ended_at = time.monotonic()
         if politely and worker.process is not None and worker.peer is not None:
+            worker.state = "ending"
             grace = Grace(self._config.quit_seconds, self._config.terminate_seconds)
             worker.process.end(grace, ask=lambda: self._tell(worker, wire.Quit()))
+            self._expect_end(worker, grace)
         else:
             self._end_process(worker, politely)
 
@@ -232,9 +233,27 @@ class Supervisor:
     def _end_process(self, worker: Life, politely: bool) -> None:
         """From here on nothing it says counts: it could not keep a promise to run another job."""
         worker.state = "ending"
-        if worker.process is not None:
-            grace = Grace(0.0, self._config.terminate_seconds) if politely else None
-            worker.process.end(grace)
+        if worker.process is None:  # who is to fork it still has until it should have said Hello
+            self._starter.withdraw(worker)
+            return
+        grace = Grace(0.0, self._config.terminate_seconds if politely else 0.0)
+        worker.process.end(grace if politely else None)
+        self._expect_end(worker, grace)
+
+    def _expect_end(self, worker: Life, grace: Grace) -> None:
+        """SIGKILL ends every process but one that hangs in the kernel, as in a device's driver."""
+        seconds = grace.message + grace.terminate + self._config.release_seconds
+        worker.patience.set(self._loop.time() + seconds, lambda: self._despair(worker))
+
+    def _despair(self, worker: Life) -> None:
+        """Nobody waits for it any more. It stays in `rows`, and whatever memory it holds is held:
+        who wants to load is refused as long as there is not enough beside it."""
+        error = errors.WorkerUnresponsive(
+            f"The worker of {worker.name} (pid {worker.pid}) was killed and has not ended: it "
+            "hangs in the kernel or in a driver. If it stays, restart the machine."
+        )
+        logger.error("epoch %d: %s", worker.epoch, error.message)
+        self._emit(events.Gone(worker.epoch, worker.verdict or error))
 
     # What workers say.
 
@@ -300,6 +319,8 @@ class Supervisor:
 
     def _hear(self, worker: Life, message: wire.FromWorker, raw: list[Frame]) -> None:
         match message:
+            case wire.Loading() | wire.Ready() | wire.LoadFailed() if worker.state != "loading":
+                logger.warning("dropped %s: %d loads nothing", type(message).__name__, worker.epoch)
             case wire.Prepared():
                 worker.timings["prepare"] = sum(message.timings.values())
                 if worker.state == "starting":
@@ -314,9 +335,7 @@ class Supervisor:
                 faults.reach("ready")
                 self._settle_in(worker, message)
             case wire.LoadFailed():
-                error = errors.from_body(message.error)
-                worker.patience.clear()
-                self._emit(events.LoadFailed(worker.epoch, error))
+                self._fail_load(worker, errors.from_body(message.error))
             case wire.Step():
                 if message.job_id == worker.job_id:
                     self._step(worker, message, raw)
@@ -351,7 +370,7 @@ class Supervisor:
         worker.timings |= ready.timings
         now = time.monotonic()
         worker.timings["ready"] = now - worker.called
-        if worker.replaces is not None:
+        if worker.replaces:
             worker.timings["switch"] = now - worker.called
         if worker.model is not None and ready.fingerprint:
             self._proven[worker.model.name] = ready.fingerprint
@@ -361,6 +380,14 @@ class Supervisor:
         worker.baseline = ready.memory.get("resident", 0)
         footprint = ready.memory.get("device", worker.baseline)
         self._emit(events.Ready(worker.epoch, footprint))
+
+    def _fail_load(self, worker: Life, error: errors.HermeticError) -> None:
+        worker.patience.clear()
+        if isinstance(error, errors.WorkerDied):  # it has lost its device: the model is as it was
+            worker.verdict = error
+            self.end(worker.epoch, politely=False, why=error.message)
+        else:
+            self._emit(events.LoadFailed(worker.epoch, error))
 
     def _finish(
         self, worker: Life, message: wire.Done | wire.Failed | wire.Cancelled, raw: list[Frame]
@@ -412,7 +439,8 @@ class Supervisor:
         def tell() -> None:
             del self._workers[worker.epoch]
             self._releases.gone(worker, lambda seconds: None)  # it never had any memory
-            self._emit(events.LoadFailed(worker.epoch, error))
+            if isinstance(error, errors.LoadFailed):  # whoever tries again meets the same
+                self._emit(events.LoadFailed(worker.epoch, error))
             self._emit(events.Gone(worker.epoch, error))
 
         self._loop.call_soon(tell)
@@ -445,7 +473,7 @@ class Supervisor:
         return [
             one
             for one in self._workers.values()
-            if one.replaces == epoch and "ready" not in one.timings
+            if epoch in one.replaces and "ready" not in one.timings
         ]
 
 

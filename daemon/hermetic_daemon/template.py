@@ -91,6 +91,13 @@ class Template:
         self._next = None
         self.start()
 
+    def withdraw(self, epoch: int) -> None:
+        """Nobody wants this worker any more: one that no template was asked for yet never comes."""
+        withdrawn = [order for order in self._queue if order.epoch == epoch]
+        self._queue = [order for order in self._queue if order.epoch != epoch]
+        for order in withdrawn:
+            order.then(None)
+
     def give_up(self, epoch: int) -> None:
         """The template that should have forked this epoch hangs: kill it."""
         for forker in self._forkers():

@@ -93,6 +93,11 @@ class TemplateDouble(Template):
         assert epoch not in self.orders, "an epoch is asked for once"
         self.orders[epoch] = Order(token, on_exit, then, asked)
 
+    def withdraw(self, epoch: int) -> None:
+        """As the real one: what nobody was asked for yet never comes."""
+        if not self.serves and epoch in self.orders:
+            self.orders[epoch].then(None)
+
     def give_up(self, epoch: int) -> None:
         """Keeps the epoch."""
         self.given_up.append(epoch)

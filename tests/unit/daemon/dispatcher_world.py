@@ -257,8 +257,7 @@ class World:
         assert not self.paused
         assert effect.model not in self.dispatcher.pauses(self.now)
         assert effect.epoch in self.spare() or not self.spare(), "the standby is taken first"
-        if effect.replaces is not None:
-            assert effect.replaces in self.holders()
+        assert set(effect.replaces) <= set(self.holders())
         if effect.job_id is not None:
             assert self.submitted[effect.job_id].model == effect.model
             self._check_choice(effect.job_id)

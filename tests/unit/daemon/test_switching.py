@@ -67,7 +67,7 @@ async def serve(stage: Stage, epoch: int = 1) -> None:
 
 
 def switch(stage: Stage, old: int = 1, new: int = 2) -> None:
-    stage.supervisor.ensure_ready(new, spec(new), "cpu", SIZE, replaces=old)
+    stage.supervisor.ensure_ready(new, spec(new), "cpu", SIZE, replaces=(old,))
     stage.supervisor.end(old, politely=False, why="a test")
 
 
@@ -419,7 +419,7 @@ def test_a_worker_told_to_end_before_it_was_forked_is_ended_when_it_comes(
     async def what(stage: Stage) -> None:
         stage.supervisor.ensure_ready(2, spec(2), "cpu", SIZE)
         stage.supervisor.end(2, politely=True, why="a test")
-        await advance(100_000)
+        await advance(CONFIG.hello_seconds - 1)
         assert not ends_of(stage, 2), "it may still come"
         process = stage.forked(2)
         assert process.ends == [None]
@@ -440,9 +440,65 @@ def test_a_worker_told_to_end_that_is_never_forked_is_gone_once_and_not_started(
         stage.supervisor.end(2, politely=False, why="a test")
         stage.not_forked(2)
         await settle()
-        assert [type(event) for event in ends_of(stage, 2)] == [events.LoadFailed, events.Gone]
+        assert [type(event) for event in ends_of(stage, 2)] == [events.Gone]
         assert 2 not in stage.processes
         assert 2 not in stage.rows
+
+    play(what)
+
+
+def test_a_worker_told_to_end_whose_template_hangs_is_gone_in_time(
+    play: Callable[[Play], Stage],
+) -> None:
+    """Else nothing would ever come of it, and a daemon that waits for its end could not leave."""
+
+    async def what(stage: Stage) -> None:
+        stage.supervisor.ensure_ready(2, spec(2), "cpu", SIZE)
+        stage.supervisor.end(2, politely=False, why="a test")
+        await advance(CONFIG.hello_seconds)
+        assert stage.template.given_up == [2]
+
+    play(what)
+
+
+def test_a_worker_told_to_end_while_the_first_template_starts_is_gone_at_once(
+    play: Callable[[Play], Stage],
+) -> None:
+    """Who waits for its memory does not wait for a template that may take a minute."""
+
+    async def what(stage: Stage) -> None:
+        stage.template.serves = False
+        stage.supervisor.ensure_ready(1, spec(1), "cpu", SIZE)
+        switch(stage, 1, 2)
+        await settle()
+        assert [type(event) for event in ends_of(stage, 1)] == [events.Gone]
+        stage.forked(2)
+        await hello(stage, 2)
+        assert assigned(stage, 2) == ["model 2"]
+        await advance(100 * CONFIG.release_seconds)
+        assert not any(isinstance(event, events.LoadFailed) for event in ends_of(stage, 2))
+
+    play(what)
+
+
+def test_a_worker_that_replaces_two_waits_for_the_memory_of_both(
+    play: Callable[[Play], Stage],
+) -> None:
+    async def what(stage: Stage) -> None:
+        stage.memory.room = SIZE
+        await serve(stage, 1)
+        await serve(stage, 2)
+        stage.memory.room = 0
+        stage.supervisor.ensure_ready(3, spec(3), "cpu", SIZE, replaces=(1, 2))
+        for old in (1, 2):
+            stage.supervisor.end(old, politely=False, why="a test")
+        stage.forked(3)
+        await hello(stage, 3)
+        for old in (1, 2):
+            assert not assigned(stage, 3)
+            stage.processes[old].die()
+            await let_go(stage, old)
+        assert assigned(stage, 3) == ["model 3"]
 
     play(what)
 
@@ -478,10 +534,12 @@ def test_a_fork_that_never_comes_is_given_up_in_time(
         assert not stage.template.given_up
         await advance(1)
         assert stage.template.given_up == [2]
-        stage.not_forked(2)
+        if serves:
+            stage.not_forked(2)
         await settle()
-        failed, gone = ends_of(stage, 2)
-        assert (error_of(failed), error_of(gone)) == ("worker_unresponsive",) * 2
+        (gone,) = ends_of(stage, 2)
+        assert isinstance(gone, events.Gone), "one worker's death, not a model that cannot load"
+        assert error_of(gone) == "worker_unresponsive"
         assert 2 not in stage.processes
 
     play(what)
