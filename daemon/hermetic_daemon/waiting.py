@@ -12,6 +12,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 
 from hermetic_wire.generation import Priority
 
@@ -129,7 +130,8 @@ class Waiting:
         return len(self._jobs)
 
     def __contains__(self, job: WaitingJob) -> bool:
-        return job.id in self._jobs
+        """Whether this very one waits: its id may have come again since it left."""
+        return self._jobs.get(job.id) is job
 
     def get(self, job_id: str) -> WaitingJob | None:
         """The waiting job of that id."""
@@ -191,7 +193,9 @@ class Waiting:
         if not same:
             del self._by_model[job.model]
         job.line.remove(job)
-        self._class(job.submitted).update(job.line, now)
+        group = self._class(job.submitted)
+        group.update(job.line, now)
+        group.note_first(now)  # it may have been the first
 
     def expire(self, now: float) -> list[WaitingJob]:
         """The jobs whose time to begin is over; they wait until `remove`."""
@@ -216,6 +220,7 @@ class Waiting:
         for group, line in self._lines_for(model):
             line.set_aside(model)
             group.update(line, now)
+        self._note_firsts(now)
 
     def bring_back(self, model: str, now: float) -> None:
         """One may be started again."""
@@ -236,12 +241,15 @@ class Waiting:
         group = self._class(job.submitted)
         expected = max(LEAST_SECONDS, self._expected(job.model))
         group.begin(job.line)
+        group.charge(job.line, expected + extra)  # first: its next job may not be the class's first
         self.remove(job, now)
-        group.charge(job.line, expected + extra)
         job.expires_at = None
-        for each in self._classes.values():
-            each.note_first(now)
+        self._note_firsts(now)
         return expected
+
+    def _note_firsts(self, now: float) -> None:
+        for group in self._classes.values():
+            group.note_first(now)
 
     def end(self, job: WaitingJob, charged: float, seconds: float) -> None:
         """It does not run any more, after so many seconds."""
@@ -275,14 +283,12 @@ class Waiting:
         )
 
     def first_urgent(self, since: float) -> WaitingJob | None:
-        """The first in fair order that has been the first of its class since then, or longer."""
-        for group in self._classes.values():
-            line = group.first()
-            if line is not None:
-                first_since = line.jobs[0].first_since
-                if first_since is not None and first_since <= since:
-                    return line.jobs[0]
-        return None
+        """Of those that have been the first of their class since then, or longer, the one that has
+        been so for longest: by class, a lower one would starve where jobs take longer than that."""
+        firsts = [line.jobs[0] for line in map(_Class.first, self._classes.values()) if line]
+        due = [(job.first_since, job) for job in firsts if job.first_since is not None]
+        first_since, job = min(due, key=itemgetter(0), default=(since, None))
+        return job if first_since <= since else None
 
     def overtake(self, job: WaitingJob, passes: Callable[[str], int]) -> bool:
         """Let the job go before those that come before it in fair order, if it may: if each was

@@ -83,7 +83,7 @@ def test_a_switch_starts_the_next_worker_before_it_ends_the_present_one(world: W
     run_through(world)
     world.submitted["other"] = Submitted("other", "sdxl")
     assert world.send(world.submitted["other"]) == [
-        StartWorker(2, "sdxl", "other", replaces=1),
+        StartWorker(2, "sdxl", "other", replaces=(1,)),
         EndWorker(1, politely=False, why="switch to sdxl"),
     ]
 
@@ -188,6 +188,31 @@ def test_nobody_starves_in_the_low_class(world: World) -> None:
     assert world.now == 60.0
 
 
+@pytest.mark.parametrize("seconds", [59.0, 61.0, 600.0])
+def test_nobody_starves_where_each_job_takes_longer_than_the_longest_wait(
+    world: World, seconds: float
+) -> None:
+    """Each time that the device is free, the next of the higher class is due as well."""
+    world.submit(*["echo"] * 20, app="eager", priority="high")
+    (low,) = world.submit("echo", app="modest", priority="low")
+    world.load()
+    while low not in world.runs:
+        world.finish(seconds)
+    assert world.now <= 60.0 + 2 * seconds, "what ran then, and who had waited for longer"
+
+
+def test_who_is_the_first_because_another_has_left_waits_from_then_on(world: World) -> None:
+    world.submit(*["echo"] * 20, app="eager", priority="high")
+    (leaving,) = world.submit("echo", app="a", priority="low")
+    (staying,) = world.submit("echo", app="b", priority="low")
+    world.load()
+    world.advance(1.0)
+    world.cancel(leaving)
+    while staying not in world.runs:
+        world.finish(20.0)
+    assert world.now == 1.0 + 60.0
+
+
 def test_a_flood_is_not_due_but_its_first_job_is(world: World) -> None:
     """Jobs that were submitted long ago are not due because they are many."""
     world.submit(*["echo"] * 100, app="flood", priority="low")
@@ -255,6 +280,38 @@ def test_a_loaded_model_overtakes_across_apps_but_not_across_a_due_one(world: Wo
         world.finish(1.0)
     assert world.runs[1:] == ["job-2", "job-3", "job-4", "job-5"]
     assert world.loading()
+
+
+# An id that comes again. Its first job was refused by the store, so nobody else knows of it.
+
+
+def come_again(world: World, job_id: str, model: str, **more: float) -> None:
+    world.cancel(job_id)
+    del world.ended[job_id]
+    world.cancel_asked.clear()
+    world.send(Submitted(job_id, model, "app", **more))  # type: ignore[arg-type]
+
+
+def test_the_job_that_a_load_was_for_comes_again_under_its_id(world: World) -> None:
+    (job_id,) = world.submit("sd15")
+    come_again(world, job_id, "sd15")
+    world.submit("sd15")
+    run_through(world)
+    assert sorted(world.ended) == ["job-0", "job-1"]
+    assert len(world.runs) == 2
+
+
+def test_a_job_that_comes_again_has_its_own_time_to_begin(world: World) -> None:
+    world.submit("echo")
+    world.load()
+    world.submit("echo", expires_at=30.0)
+    (job_id,) = world.submit("echo", expires_at=60.0)
+    come_again(world, job_id, "echo", expires_at=3600.0)
+    others = world.submit("echo", "echo")
+    world.advance(100.0)
+    assert list(world.ended) == ["job-1"]
+    world.work_off()
+    assert {world.ended[each] for each in (job_id, *others)} == {None}
 
 
 # Several at once.
