@@ -83,6 +83,10 @@ class RunningDaemon:
     def pid(self) -> int:
         return self.process.pid
 
+    def configure(self, config: str) -> None:
+        """Write another configuration; the daemon reads it when it is told to."""
+        self._config.write_text(config)
+
     def await_serving(self) -> None:
         """Until somebody listens on the endpoint."""
         until(self._listens, START_SECONDS, f"a daemon serves; its log:\n{self.log.read_text()}")

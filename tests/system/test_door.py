@@ -7,44 +7,16 @@ from typing import Any
 
 import msgpack
 import pytest
-import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hermetic import Client, InvalidParameter, UnknownModel
 from hermetic_wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, MAX_ITEMS, MAX_RAW_BYTES
-from hermetic_wire.messages import FromDaemon, Rejected, Status, from_daemon
+from hermetic_wire.messages import Status
 from support.daemon import RunningDaemon
+from support.raw_app import RawApp
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
-
-
-class RawApp:
-    """An app that says whatever it likes."""
-
-    def __init__(self, daemon: RunningDaemon) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(f"ipc://{daemon.endpoint}")
-
-    def say(self, *frames: bytes) -> None:
-        self._socket.send_multipart(frames)
-
-    def hear(self) -> FromDaemon:
-        assert self._socket.poll(10_000), "the daemon does not answer"
-        message, _ = from_daemon.decode(self._socket.recv_multipart())
-        return message
-
-    def refusal(self, *frames: bytes) -> Rejected:
-        self.say(*frames)
-        answer = self.hear()
-        assert isinstance(answer, Rejected)
-        return answer
-
-    def close(self) -> None:
-        self._socket.close()
-        self._context.term()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -150,6 +151,15 @@ def test_a_client_outlives_its_daemon(daemon: RunningDaemon, client: Client) -> 
     assert after.pixels == before.pixels
     assert after.worker.epoch > before.worker.epoch
     assert client.job("before").result(30).pixels == before.pixels
+
+
+def test_a_keep_alive_that_was_shortened_counts_for_the_worker_that_is_idle_now() -> None:
+    model = '[models.mine]\narchitecture = "echo"\nkeep_alive = '
+    with RunningDaemon(model + "-1\n") as daemon, daemon.client() as client:
+        client.generate("a", model="mine")
+        daemon.configure(model + "0.1\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: not client.workers(), 10, "it has ended")
 
 
 def test_results_beyond_the_budget_are_dropped_in_words() -> None:

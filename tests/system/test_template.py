@@ -49,7 +49,7 @@ class Site:
 
     def configure(self, config: str) -> None:
         """Have the daemon read its file again."""
-        (self.daemon.directory / "hermetic.toml").write_text(config)
+        self.daemon.configure(config)
         self.daemon.process.send_signal(signal.SIGHUP)
 
     @property

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermetic_daemon import events
+from hermetic_daemon.config import WorkerSection
 from hermetic_wire import worker as wire
 from hermetic_wire.errors import ErrorBody
 from hermetic_wire.generation import Output, TextToImage
 from support import stage as stages
+from support.clock import advance
 from support.stage import Stage
 
 EPOCH = 7
@@ -56,6 +58,7 @@ def hello(token: str, epoch: int = EPOCH) -> list[Any]:
 
 
 READY = encode(wire.Ready(epoch=EPOCH, device="cpu", memory={}, timings={}))
+LOADING = encode(wire.Loading(epoch=EPOCH, stage="s", fraction=0.5))
 ENDS = [
     encode(wire.Done(epoch=EPOCH, job_id=JOB, output=Output())),
     encode(wire.Failed(epoch=EPOCH, job_id=JOB, error=BODY)),
@@ -174,6 +177,73 @@ def test_a_lost_device_is_the_workers_end_and_not_the_jobs(
         gone = stage.events[-1]
         assert isinstance(gone, events.Gone)
         assert gone.error.message == "the device was lost"
+
+    on_stage(monkeypatch, play)
+
+
+def test_a_device_lost_while_loading_is_the_workers_end_and_not_the_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play(stage: Stage) -> None:
+        await stage.say("worker", hello(stage.processes[EPOCH].token))
+        lost = ErrorBody(code="worker_died", message="the device was lost")
+        await stage.say("worker", encode(wire.LoadFailed(epoch=EPOCH, error=lost)))
+        await stage.hear_out()
+        assert stage.processes[EPOCH].ends == [None]
+        stage.processes[EPOCH].die()
+        (gone,) = stage.events
+        assert isinstance(gone, events.Gone)
+        assert gone.error.message == "the device was lost"
+
+    on_stage(monkeypatch, play)
+
+
+@pytest.mark.parametrize(
+    "again", [READY, encode(wire.LoadFailed(epoch=EPOCH, error=BODY)), LOADING]
+)
+def test_a_load_that_is_told_of_in_the_middle_of_a_job_keeps_no_hang_from_being_found(
+    monkeypatch: pytest.MonkeyPatch, again: list[Any]
+) -> None:
+    async def play(stage: Stage) -> None:
+        await run_job(stage)
+        await stage.say("worker", again)
+        await stage.hear_out()
+        assert stage.events == [events.Ready(EPOCH)]
+        await advance(WorkerSection().step_seconds)
+        assert stage.processes[EPOCH].ends == [None]
+
+    on_stage(monkeypatch, play)
+
+
+def test_a_worker_that_is_being_killed_takes_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(stage: Stage) -> None:
+        await stage.say("worker", hello(stage.processes[EPOCH].token))
+        await stage.say("worker", READY)
+        await stage.say("worker", [b"\xc1"])
+        await stage.hear_out()
+        stage.supervisor.run(EPOCH, JOB, TextToImage(prompts=("a",)))
+        assert stage.rows[EPOCH].state == "ending"
+
+    on_stage(monkeypatch, play)
+
+
+def test_a_worker_that_sigkill_does_not_end_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that hangs in a driver. It is told of once, and where it stays it is shown."""
+
+    async def play(stage: Stage) -> None:
+        config = WorkerSection()
+        await run_job(stage)
+        stage.supervisor.cancel(EPOCH, JOB)
+        await advance(config.cancel_seconds)
+        await advance(config.terminate_seconds + config.release_seconds)
+        gone = stage.events[-1]
+        assert isinstance(gone, events.Gone)
+        assert "hangs in the kernel" in gone.error.message
+        await advance(100_000)
+        assert stage.events[-1] is gone
+        assert stage.rows[EPOCH].state == "ending"
 
     on_stage(monkeypatch, play)
 
