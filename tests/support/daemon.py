@@ -170,6 +170,8 @@ class RunningDaemon:
             if error is None:
                 left = self.processes()
                 assert not left, f"processes outlived their daemon: {left}"
+                log = self.log.read_text()
+                assert "Exception in callback" not in log, f"the daemon stumbled:\n{log}"
         finally:
             for process in self.processes():
                 process.kill()
