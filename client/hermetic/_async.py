@@ -325,7 +325,7 @@ class AsyncClient:
         try:
             await self._connection.ask(request, Accepted)
         finally:
-            self._core.close_unaccepted(box.job_id)
+            self._core.close_unaccepted(box)
         return AsyncJob(self._connection, box, self.cancel)
 
     def _watch(self, app: str | None) -> Events:

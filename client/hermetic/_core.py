@@ -121,16 +121,20 @@ class Core:
         self._asked.pop(seq, None)
 
     def open_job(self, job_id: str, preview_seconds: float | None = None) -> Mailbox:
-        """The job's mailbox, new or the one that is open already."""
+        """The job's mailbox, new or the one that is open already, for one request that asks for it;
+        `close_unaccepted` follows once nobody waits for that request's reply."""
         box = self._jobs.setdefault(job_id, Mailbox(job_id))
+        box.asking += 1
         box.ask_previews(preview_seconds)
         return box
 
-    def close_unaccepted(self, job_id: str) -> None:
-        """The daemon did not take the job, or nobody learnt whether it did."""
-        box = self._jobs.get(job_id)
-        if box is not None and not box.accepted:
-            del self._jobs[job_id]
+    def close_unaccepted(self, box: Mailbox) -> None:
+        """One request for the job is over. Where it was the last one and the daemon did not take
+        the job, or nobody learnt whether it did, no news of it is kept any more."""
+        box.asking -= 1
+        wanted = box.asking or box.accepted
+        if not wanted and self._jobs.get(box.job_id) is box:
+            del self._jobs[box.job_id]
 
     def open_watch(self, app: str | None) -> Watching:
         """The one watch of this conversation; what follows jobs needs one of its own."""

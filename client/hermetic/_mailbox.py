@@ -41,6 +41,8 @@ class Mailbox:
         self.state: JobState = "queued"
         self.accepted = False
         """Whether the daemon has said that the job is its own."""
+        self.asking = 0
+        """How many requests for the job have no reply yet."""
         self.end: JobSucceeded | JobFailed | None = None
         self.raw: tuple[Frame, ...] = ()
         """The raw frames of the end."""

@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from hermetic import AsyncClient, GenerationFailed, JobSucceeded, JobUpdate, ResultTimeout
+from hermetic import (
+    AsyncClient,
+    GenerationFailed,
+    JobSucceeded,
+    JobUpdate,
+    ResultTimeout,
+    UnknownJob,
+)
 from hermetic_wire.messages import Cancel, JobRunning, Submit
 from unit.client.fake_daemon import FakeDaemon
 
@@ -59,6 +66,20 @@ def test_a_cancelled_generate_cancels_its_job(daemon: FakeDaemon) -> None:
     asyncio.run(scenario())
     assert daemon.await_request(Submit).job_id == "mine"
     assert daemon.await_request(Cancel).job_id == "mine"
+
+
+def test_a_job_is_submitted_while_it_is_asked_for_in_vain(daemon: FakeDaemon) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(daemon.path) as client:
+            await client.status()
+            asking = asyncio.create_task(client.job("mine"))
+            drawing = asyncio.create_task(client.submit("a", model="demo-sd15", job_id="mine"))
+            with pytest.raises(UnknownJob):
+                await asking
+            result = await (await drawing).result(timeout=10)
+            assert len(result.images) == 1
+
+    asyncio.run(scenario())
 
 
 def test_an_app_that_raises_a_timeout_of_its_own_gets_that(daemon: FakeDaemon) -> None:

@@ -138,14 +138,38 @@ def test_a_job_that_the_next_daemon_does_not_know_is_lost(core: Core) -> None:
 
 
 def test_an_unaccepted_job_is_forgotten_an_accepted_one_is_not(core: Core) -> None:
-    request, _ = _submit(core, "mine", accepted=False)
+    request, box = _submit(core, "mine", accepted=False)
     _, kept = _submit(core, "kept", accepted=True)
     core.forget(request.seq)
-    core.close_unaccepted("mine")
-    core.close_unaccepted("kept")
+    core.close_unaccepted(box)
+    core.close_unaccepted(kept)
 
     assert _hear(core, _failed("mine")) == []
     assert core.open_job("kept") is kept
+
+
+def test_a_job_asked_for_twice_is_kept_when_one_of_them_fails(core: Core) -> None:
+    given_up, box = _submit(core, "mine", accepted=False)
+    request, same = _submit(core, "mine", accepted=False)
+    core.forget(given_up.seq)
+    core.close_unaccepted(box)
+    _hear(core, Accepted(seq=request.seq, job_id="mine", state="queued"))
+    core.close_unaccepted(same)
+
+    assert _hear(core, _failed("mine")) == [Moved("mine")]
+    assert box is same
+    assert box.over
+
+
+def test_a_request_for_a_job_that_ended_leaves_a_later_one_alone(core: Core) -> None:
+    _, ended = _submit(core, "mine", accepted=True)
+    _hear(core, _failed("mine"))
+    request, box = _submit(core, "mine", accepted=False)
+    core.close_unaccepted(ended)
+
+    _hear(core, Accepted(seq=request.seq, job_id="mine", state="queued"))
+    assert _hear(core, _failed("mine")) == [Moved("mine")]
+    assert box.over
 
 
 def test_bytes_of_ours_that_were_no_message_answer_everything(core: Core) -> None:
