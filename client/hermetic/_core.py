@@ -37,7 +37,6 @@ from hermetic_wire.messages import (
     Rejected,
     Reply,
     Stop,
-    Submit,
     Watch,
     Welcome,
     from_app,
@@ -177,13 +176,10 @@ class Core:
         self._refollowed.clear()
         self._rewatched.clear()
         messages = [from_app.encode(request) for request in self._asked.values()]
-        asked_for = {
-            request.job_id
-            for request in self._asked.values()
-            if isinstance(request, (Submit, Follow))
-        }
+        # Also a job that one of the requests is for: its asker may leave before the reply comes, or
+        # take a refusal for itself.
         for job_id, box in self._jobs.items():
-            if box.accepted and job_id not in asked_for:
+            if box.accepted:
                 seq = self.number()
                 self._refollowed[seq] = job_id
                 follow = Follow(seq=seq, job_id=job_id, preview_seconds=box.preview_seconds)

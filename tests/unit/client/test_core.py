@@ -137,6 +137,18 @@ def test_a_job_that_the_next_daemon_does_not_know_is_lost(core: Core) -> None:
     assert not core.busy
 
 
+def test_a_job_that_is_asked_for_again_is_lost_too(core: Core) -> None:
+    _, box = _submit(core, "mine", accepted=True)
+    core.ask(Follow(seq=core.number(), job_id="mine"))
+    unknown = ErrorBody(code="unknown_job", message="No such job.")
+    for request in _said(core.resume()):
+        _hear(core, Rejected(seq=request.seq, error=unknown))
+
+    with pytest.raises(UnknownJob, match="restarted"):
+        box.check()
+    assert not core.busy
+
+
 def test_an_unaccepted_job_is_forgotten_an_accepted_one_is_not(core: Core) -> None:
     request, box = _submit(core, "mine", accepted=False)
     _, kept = _submit(core, "kept", accepted=True)
