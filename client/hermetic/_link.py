@@ -110,14 +110,19 @@ class Link:
         """
         while True:
             self._woken.clear()
-            # What has come is read before the end is believed.
-            if _is_readable(self._socket):
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-                return [memoryview(frame.buffer) for frame in frames]
+            if (frames := self._read()) is not None:
+                return frames
             if _is_readable(self._monitor):
-                self._monitor.recv_multipart(zmq.NOBLOCK)
-                return None
+                # Before the end is believed, what may have come with it since is read. The monitor
+                # goes on telling of the end until nothing is left.
+                return self._read()
             await self._woken.wait()
+
+    def _read(self) -> list[memoryview] | None:
+        if not _is_readable(self._socket):
+            return None
+        frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        return [memoryview(frame.buffer) for frame in frames]
 
     def close(self, *, polite: bool = False) -> None:
         """Ends the link; a polite end lets what was sent last go out."""
