@@ -216,15 +216,10 @@ class Store:
         def remove_files() -> None:
             self._spool.remove(self._journal.take_files())
 
+        # Not repeatable: a machine that keeps the removal and loses the commit would leave jobs
+        # that have succeeded without their pixels, and they would run again.
         self._writer.ask(
-            Fact(
-                "forget",
-                apply,
-                jobs=tuple(job_ids),
-                patient=True,
-                repeatable=True,
-                afterwards=remove_files,
-            )
+            Fact("forget", apply, jobs=tuple(job_ids), patient=True, afterwards=remove_files)
         )
 
     def set_paused(self, paused: bool) -> None:

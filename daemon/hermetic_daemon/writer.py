@@ -275,7 +275,7 @@ def _matters(facts: list[Fact]) -> bool:
     more once it has ended by what would come about again."""
     ended = {job for fact in facts if fact.repeatable for job in fact.jobs}
     return not all(
-        fact.repeatable or (fact.patient and ended.issuperset(fact.jobs)) for fact in facts
+        fact.repeatable or (fact.kind == "begin" and ended.issuperset(fact.jobs)) for fact in facts
     )
 
 

@@ -360,6 +360,12 @@ def test_only_a_success_may_be_lost_with_the_machine(
             ("add", True), ("finish", False), ("finish", True),
             ("begin", True), ("cancel", True), ("finish", False),
         ]  # fmt: skip
+        del found[:]
+        desk.store.forget(["a"])
+        await desk.pixels("nobody's")
+        desk.store.drop_pixels(["c"])
+        await desk.pixels("nobody's")
+        assert found == [("forget", True)] * 2, "their files are removed at once"
 
     at_desk(tmp_path, work)
 
@@ -380,6 +386,28 @@ def test_that_a_job_was_begun_is_not_forced_to_the_disk_with_its_success(
         hold.release()
         assert await answer.get() is None
         assert {("begin", False), ("finish", False)} <= set(found)
+
+    at_desk(tmp_path, work)
+
+
+def test_a_job_that_is_forgotten_at_once_is_so_after_a_loss_of_power_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is held up until both were asked."""
+
+    async def work(desk: Desk) -> None:
+        await desk.add(record("a"))
+        hold = Hold(monkeypatch)
+        hold.begin(desk)
+        answer = Answer[HermeticError | None]()
+        desk.store.finish("a", success(), (PIXELS,), answer.take)
+        desk.store.forget(["a"])
+        looked = asyncio.create_task(desk.pixels("a"))
+        await asyncio.sleep(0)  # it has asked
+        found = forced_or_not(desk, monkeypatch)
+        hold.release()
+        await looked
+        assert {("finish", True), ("forget", True)} <= set(found)
 
     at_desk(tmp_path, work)
 
