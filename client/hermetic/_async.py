@@ -128,7 +128,9 @@ class AsyncClient:
 
         Arguments are those of `submit`. Raises ResultTimeout after `timeout` seconds (the job goes
         on), otherwise the error by which the job ended. If the wait is broken off, by cancellation
-        or by an exception of `on_update`, the job is cancelled: nobody would hold it any more.
+        or by an exception of `on_update`, the job is cancelled: nobody would hold it any more. A
+        daemon that is away is told when it is back, if that is within `reconnect_timeout` and
+        before the client is closed.
         """
         job_id = checked_job_id(job_id)
         try:

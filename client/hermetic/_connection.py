@@ -13,7 +13,7 @@ import zmq
 
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import DaemonUnreachable, HermeticError, to_body
-from hermetic_wire.messages import FromApp, Reply, from_app
+from hermetic_wire.messages import FromApp, Reply
 
 from ._core import Answered, Core, Event, Expected, Moved, expect
 from ._link import Link, probe
@@ -56,9 +56,13 @@ class Connection:
             self._core.forget(request.seq)
 
     async def tell(self, request: FromApp) -> None:
-        """Sends a request whose reply nobody waits for; without a link it is dropped."""
-        if self._link is not None:
-            await self._link.send(from_app.encode(request))
+        """Sends a request whose reply nobody waits for.
+
+        To a daemon that is away it is sent when that is back, as every request is that has no
+        reply; dropped where none is there and none is waited for.
+        """
+        if self._was_opened():
+            await self._send(self._core.ask(request))
 
     async def news(self, job_id: str) -> None:
         """Returns when the job's mailbox, or for ALL_JOBS the watch, may have something new."""
@@ -89,8 +93,13 @@ class Connection:
             assert self._opened is not None
             await asyncio.shield(self._opened)
             # A link may be lost, with nobody waiting for anything, before this is woken.
-            if not self._life.done():
+            if self._was_opened():
                 return
+
+    def _was_opened(self) -> bool:
+        """Whether a link is there, or was and is being made again."""
+        opened = self._opened is not None and self._opened.done()
+        return opened and self._life is not None and not self._life.done()
 
     async def _live(self, opened: asyncio.Future[None]) -> None:
         """One life: from the first link until nothing is awaited of a daemon that went away."""

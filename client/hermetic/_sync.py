@@ -115,7 +115,9 @@ class Client:
 
         Arguments are those of `submit`. Raises ResultTimeout after `timeout` seconds (the job goes
         on), otherwise the error by which the job ended. If the wait is broken off, by Ctrl-C or by
-        an exception of `on_update`, the job is cancelled: nobody would hold it any more.
+        an exception of `on_update`, the job is cancelled: nobody would hold it any more. A daemon
+        that is away is told when it is back, if that is within `reconnect_timeout` and before the
+        client is closed.
         """
         job_id = checked_job_id(job_id)
         submit = partial(
@@ -300,7 +302,7 @@ class Client:
         return self._loop.run(self._async.stop, mode)
 
     def _give_up(self, job_id: str) -> None:
-        """Cancels a job that nobody holds any more; where no daemon is, that is all right."""
+        """Cancels a job that nobody holds any more, and waits for no answer."""
         self._loop.run(self._async._give_up, job_id)
 
     def _submit(self, model: str, task: Task) -> Job:

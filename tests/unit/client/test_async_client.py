@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,9 @@ from hermetic import (
     JobUpdate,
     ResultTimeout,
     UnknownJob,
+    _connection,
 )
+from hermetic._link import probe
 from hermetic_wire.messages import Cancel, JobRunning, Submit
 from unit.client.fake_daemon import FakeDaemon
 
@@ -66,6 +69,59 @@ def test_a_cancelled_generate_cancels_its_job(daemon: FakeDaemon) -> None:
     asyncio.run(scenario())
     assert daemon.await_request(Submit).job_id == "mine"
     assert daemon.await_request(Cancel).job_id == "mine"
+
+
+def test_a_job_given_up_while_the_daemon_is_away_is_cancelled_when_it_is_back(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        running, away = asyncio.Event(), asyncio.Event()
+
+        def note(update: JobUpdate) -> None:
+            if isinstance(update, JobRunning):
+                running.set()
+
+        def look(path: Path) -> None:
+            away.set()
+            probe(path)
+
+        async with AsyncClient(daemon.path) as client:
+            drawing = asyncio.create_task(
+                client.generate("wait", model="demo-sd15", job_id="mine", on_update=note)
+            )
+            await running.wait()
+            monkeypatch.setattr(_connection, "probe", look)
+            daemon.stop()
+            await away.wait()
+            drawing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await drawing
+            daemon.start()
+            cancel = await asyncio.to_thread(daemon.await_request, Cancel)
+            assert cancel.job_id == "mine"
+
+    asyncio.run(scenario())
+
+
+def test_a_job_given_up_before_its_daemon_could_accept_it_is_cancelled_by_the_next(
+    daemon: FakeDaemon,
+) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(daemon.path) as client:
+            await client.status()
+            daemon.mute = True
+            drawing = asyncio.create_task(client.generate("wait", model="demo-sd15", job_id="mine"))
+            await asyncio.to_thread(daemon.await_request, Submit)
+            daemon.stop()
+            drawing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await drawing
+            daemon.mute = False
+            daemon.start()
+            cancel = await asyncio.to_thread(daemon.await_request, Cancel)
+            assert cancel.job_id == "mine"
+
+    asyncio.run(scenario())
 
 
 def test_a_job_is_submitted_while_it_is_asked_for_in_vain(daemon: FakeDaemon) -> None:
