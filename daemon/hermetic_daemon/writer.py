@@ -191,6 +191,7 @@ class Writer:
             except _AtFault as fault:
                 self._roll_back()
                 facts.remove(fault.fact)
+                self._backlog = [fact for fact in self._backlog if fact is not fault.fact]
                 tell += _leave_out(fault)
             except (sqlite3.Error, OSError) as error:
                 self._roll_back()

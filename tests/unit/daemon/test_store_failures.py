@@ -25,7 +25,28 @@ from hermetic_wire.errors import (
     StoreBroken,
     StoreUnavailable,
 )
-from unit.daemon.store_desk import PIXELS, Answer, Desk, Hold, at_desk, full_disk, record, recovered
+from hermetic_wire.generation import Output
+from unit.daemon.store_desk import (
+    PIXELS,
+    WORKER,
+    Answer,
+    Desk,
+    Hold,
+    at_desk,
+    full_disk,
+    record,
+    recovered,
+)
+
+UNWRITABLE = End(state="succeeded", ended_at=2.0, output=Output(seeds=(1 << 70,)), worker=WORKER)
+"""No number of msgpack is so large."""
+
+
+async def written_again(desk: Desk) -> None:
+    """Until the store has noticed that there is room on the disk."""
+    async with asyncio.timeout(20):
+        while desk.store.failure:  # noqa: ASYNC110 - the thread sets no event
+            await asyncio.sleep(0.01)
 
 
 def test_a_full_disk_refuses_new_jobs_and_keeps_what_must_be_written(tmp_path: Path) -> None:
@@ -53,9 +74,7 @@ def test_room_on_the_disk_is_noticed_without_a_new_job(tmp_path: Path) -> None:
         with full_disk():
             (error,) = await desk.add(record("a"))
             assert isinstance(error, StoreUnavailable)
-        async with asyncio.timeout(20):
-            while desk.store.failure:  # noqa: ASYNC110 - the thread sets no event
-                await asyncio.sleep(0.01)
+        await written_again(desk)
 
     at_desk(tmp_path, work)
 
@@ -185,6 +204,24 @@ def test_a_fact_that_can_never_be_written_holds_up_no_other(
     at_desk(tmp_path, work)
     assert [(job.id, job.state) for job in recovered(tmp_path).jobs] == [("a", "succeeded")]
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR]
+
+
+def test_a_fact_that_can_never_be_written_is_not_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where nothing else is left from a full disk: the store finds out that there is room."""
+
+    async def work(desk: Desk) -> None:
+        await desk.add(record("a"))
+        answer = Answer[HermeticError | None]()
+        with full_disk():
+            desk.store.finish("a", UNWRITABLE, (PIXELS,), answer.take)
+            assert isinstance(await answer.get(), StoreUnavailable)
+        await written_again(desk)
+
+    at_desk(tmp_path, work)
+    assert caplog.text.count("cannot be written: ") == 1
+    assert caplog.text.count("what is known of a job (finish) cannot be written") == 1
 
 
 def test_after_a_failed_commit_no_job_is_begun_in_advance(tmp_path: Path) -> None:
