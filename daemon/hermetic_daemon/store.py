@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hermetic_wire.codec import Frame
-from hermetic_wire.errors import ErrorBody, HermeticError, ResultDropped, UnknownJob
+from hermetic_wire.errors import ErrorBody, HermeticError, ResultDropped
 
-from .journal import Journal, Kept
+from .journal import Journal, Kept, is_environment
 from .records import End, Measured, Record, Recovered
 from .recovery import recover
 from .spool import Spool, parted
@@ -148,12 +148,14 @@ class Store:
         kept: list[Kept] = []
 
         def apply() -> None:
-            if not kept:  # else it is the journal alone that could not be written
-                kept.append(self._keep(job_id, frames))
             try:
+                if not kept:  # else it is the journal alone that could not be written
+                    kept.append(self._keep(job_id, frames))
                 self._journal.finish(job_id, end, kept[0])
-            except UnknownJob:  # it was refused while it ran
-                self._spool.remove([job_id])
+            except Exception as error:
+                if not is_environment(error):  # it never will be, or was refused while it ran
+                    self._unwritten.pop(job_id, None)
+                    self._spool.remove([job_id])
                 raise
 
         def written() -> None:

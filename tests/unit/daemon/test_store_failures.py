@@ -224,6 +224,19 @@ def test_a_fact_that_can_never_be_written_is_not_tried_again(
     assert caplog.text.count("what is known of a job (finish) cannot be written") == 1
 
 
+def test_the_pixels_of_an_end_that_can_never_be_written_are_not_kept(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        await desk.add(record("a"))
+        answer = Answer[HermeticError | None]()
+        desk.store.finish("a", UNWRITABLE, (PIXELS,), answer.take)
+        assert await answer.get() is not None
+        assert isinstance(await desk.pixels("a"), ResultDropped)
+        assert not list((tmp_path / "results").iterdir())
+
+    at_desk(tmp_path, work)
+    assert [job.state for job in recovered(tmp_path).jobs] == ["queued"]
+
+
 def test_after_a_failed_commit_no_job_is_begun_in_advance(tmp_path: Path) -> None:
     async def work(desk: Desk) -> None:
         begun: list[str] = []
