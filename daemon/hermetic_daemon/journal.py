@@ -148,20 +148,26 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """A new job. Raises InvalidParameter for an id that is there, and adds nothing then."""
-        row = _row(record)
         if record.id in self._leaving:
             self._forget()
+        if not self._add(record):
+            raise InvalidParameter(
+                f"The job id {record.id!r} is in use. Follow that job, or submit under a new id."
+            )
+        # An attempt that was told before is of a job that was refused under the same id.
+        self._begun.pop(record.id, None)
+
+    def _add(self, record: Record) -> bool:
+        """Whether the id was free."""
+        row = _row(record)
         if self.connection.execute(_ADD, row).rowcount:
-            return
+            return True
         # The app is new, or the job is not.
         self.connection.execute(
             "INSERT OR IGNORE INTO apps (uid, name, first_seen, last_seen) VALUES (?, ?, ?, ?)",
             (record.uid, record.app_name, record.submitted_at, record.submitted_at),
         )
-        if not self.connection.execute(_ADD, row).rowcount:
-            raise InvalidParameter(
-                f"The job id {record.id!r} is in use. Follow that job, or submit under a new id."
-            )
+        return bool(self.connection.execute(_ADD, row).rowcount)
 
     def begin(self, job_id: str, epoch: int, pid: int, at: float) -> None:
         """A worker is given the job."""

@@ -255,6 +255,21 @@ def test_after_a_failed_commit_no_job_is_begun_in_advance(tmp_path: Path) -> Non
     assert not recovered(tmp_path).jobs
 
 
+def test_a_job_that_was_refused_and_comes_again_has_not_begun(tmp_path: Path) -> None:
+    """Nobody waits for its begin, which goes with whatever is said of that id next."""
+
+    async def work(desk: Desk) -> None:
+        desk.store.begin("a", 1, 42, 1.5)
+        assert await desk.add(record("a")) == [None]
+        desk.store.begin("a", 2, 42, 1.5)
+        (error,) = await desk.add(record("a"))
+        assert error is not None, "another attempt is taken from nobody"
+
+    at_desk(tmp_path, work)
+    (job,) = recovered(tmp_path).jobs
+    assert (job.attempts, job.interruptions) == (1, 1)
+
+
 def test_the_end_of_a_job_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
     """It had begun before it could not be written down."""
 
