@@ -49,6 +49,7 @@ class Job:
     submitted_at: float
     priority: Priority = "normal"
     expires_at: float | None = None
+    """When it fails unless it was begun before."""
     on_disconnect: OnDisconnect = "keep"
     keep_alive: float | None = None
     preview_seconds: float | None = None
@@ -122,13 +123,14 @@ class Job:
     def arrival(self) -> Submitted:
         """As the dispatcher is told of it, whose clock is `time.monotonic`."""
         offset = time.monotonic() - time.time()
+        begun = self.attempts > 0  # by an earlier daemon, in time
         return Submitted(
             job_id=self.id,
             model=self.model,
             app=self.app.share,
             priority=self.priority,
             at=self.submitted_at + offset,
-            expires_at=None if self.expires_at is None else self.expires_at + offset,
+            expires_at=None if self.expires_at is None or begun else self.expires_at + offset,
             keep_alive=self.keep_alive,
             deaths=tuple(from_body(death) for death in self.deaths),
             counts=not isinstance(self.task, Load),

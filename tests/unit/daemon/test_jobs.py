@@ -61,6 +61,14 @@ def test_an_old_job_goes_even_when_there_is_room() -> None:
     assert jobs.trim(71.0) == Excess()
 
 
+def test_a_job_that_was_begun_in_time_does_not_expire() -> None:
+    """The next daemon begins it again: it was interrupted, or its pixels were lost."""
+    job = Job("a", App("test", 0, 1), "echo", TextToImage(prompts=("a",)), 0.0, expires_at=5.0)
+    assert job.arrival().expires_at is not None
+    job.attempts = 1
+    assert job.arrival().expires_at is None
+
+
 def test_a_share_is_an_apps_and_not_its_processes() -> None:
     assert App("krita", 7, 1).share == App("krita", 7, 2).share
     assert App("krita", 7, 1).share != App("krita", 8, 1).share
