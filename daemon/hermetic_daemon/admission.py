@@ -15,7 +15,7 @@ from hermetic_wire.messages import Submit
 
 from .catalog import Model
 
-__all__ = ["check_job_id", "check_terms", "complete"]
+__all__ = ["check_app_name", "check_job_id", "check_preview_seconds", "check_terms", "complete"]
 
 MAX_IMAGES = 64
 MAX_SIDE = 8192
@@ -23,7 +23,19 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_SECONDS = 10 * 365 * 86400.0
 MIN_PREVIEW_SECONDS = 0.01
+MAX_APP_NAME_BYTES = 128
+"""In UTF-8. A thousand of them have to fit into one list of jobs, beside all else that is there."""
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_app_name(name: str) -> None:
+    """Raises InvalidParameter unless the name is short enough to stand in everybody's lists."""
+    size = len(name.encode())
+    if size > MAX_APP_NAME_BYTES:
+        raise InvalidParameter(
+            f"The app's name {name[:40] + '...'!r} has {size:,} bytes; at most "
+            f"{MAX_APP_NAME_BYTES} are allowed. Say hello under a shorter one."
+        )
 
 
 def check_job_id(job_id: str) -> None:
@@ -38,10 +50,15 @@ def check_terms(request: Submit) -> None:
     """What is asked of the daemon rather than of the model. Raises InvalidParameter."""
     if request.expires_in is not None:
         _check_range("expires_in", request.expires_in, 0.0, MAX_SECONDS)
-    if request.preview_seconds is not None:
-        _check_range("preview_seconds", request.preview_seconds, MIN_PREVIEW_SECONDS, MAX_SECONDS)
+    check_preview_seconds(request.preview_seconds)
     if request.keep_alive is not None and math.isnan(request.keep_alive):
         raise InvalidParameter("keep_alive is not a number; give seconds, or -1 for ever.")
+
+
+def check_preview_seconds(seconds: float | None) -> None:
+    """Raises InvalidParameter unless previews can come at that pace; None asks for none."""
+    if seconds is not None:
+        _check_range("preview_seconds", seconds, MIN_PREVIEW_SECONDS, MAX_SECONDS)
 
 
 def complete(task: Task, model: Model) -> Task:

@@ -20,8 +20,8 @@ from .records import Record
 
 __all__ = ["App", "Excess", "Job", "Jobs"]
 
-ROW_WORDS = 400
-"""Characters of an error in a row."""
+ROW_BYTES = 400
+"""Of an error in a row, in UTF-8: a thousand rows go into one message."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ class Job:
 
 def _in_short(error: HermeticError) -> ErrorBody:
     """Without its report, of which a thousand would be too much for one message."""
-    message = error.message
-    if len(message) > ROW_WORDS:
-        message = message[: ROW_WORDS - 3] + "..."
+    message, encoded = error.message, error.message.encode()
+    if len(encoded) > ROW_BYTES:
+        message = encoded[: ROW_BYTES - 3].decode(errors="ignore") + "..."
     return ErrorBody(code=error.code, message=message, retry_after=error.retry_after)
 
 

@@ -17,7 +17,13 @@ from hermetic_wire import errors, messages
 from hermetic_wire.generation import Task
 
 from . import events, faults
-from .admission import check_job_id, check_terms, complete
+from .admission import (
+    check_app_name,
+    check_job_id,
+    check_preview_seconds,
+    check_terms,
+    complete,
+)
 from .apps import Apps
 from .catalog import Catalog
 from .config import DaemonSection
@@ -84,6 +90,7 @@ class Requests:
         seq, identity, send = request.seq, peer.identity, self._door.send
         match request:
             case messages.Hello():
+                check_app_name(request.app)
                 self._apps.greet(peer, request.app)
                 send(identity, messages.Welcome(seq=seq, version=VERSION, pid=os.getpid()))
             case messages.Submit():
@@ -122,6 +129,7 @@ class Requests:
     def _submit(self, peer: Peer, request: messages.Submit) -> None:
         faults.reach("submit.decoded")
         check_job_id(request.job_id)
+        check_terms(request)
         self._apps.behind(peer)
         asked = _Asked(peer, request.seq)
         if self._joins(asked, request.job_id):
@@ -144,7 +152,6 @@ class Requests:
     def _admitted(self, peer: Peer, request: messages.Submit) -> Job:
         """The job, if it can be right and there is room for it."""
         self._require_serving()
-        check_terms(request)
         app = self._apps.behind(peer)
         self._require_room(app.share)
         now = time.time()
@@ -216,6 +223,7 @@ class Requests:
             self._happen(events.CancelAsked(job.id))
 
     def _follow(self, peer: Peer, request: messages.Follow) -> None:
+        check_preview_seconds(request.preview_seconds)
         self._apps.behind(peer)
         asked = _Asked(peer, request.seq)
         if self._joins(asked, request.job_id):

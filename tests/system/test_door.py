@@ -16,6 +16,7 @@ from hermetic_wire.messages import Status
 from support.daemon import RunningDaemon
 from support.raw_app import RawApp
 
+NAN = float("nan")
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 
@@ -55,12 +56,15 @@ def submit(**changes: Any) -> bytes:
         ((submit(width=63.5),), "malformed_message", 5),
         ((submit(prompts=[]),), "invalid_parameter", 5),
         ((submit(steps=0),), "invalid_parameter", 5),
-        ((submit(guidance=float("nan")),), "invalid_parameter", 5),
+        ((submit(guidance=NAN),), "invalid_parameter", 5),
         ((submit(seeds=[1, 2]),), "invalid_parameter", 5),
         ((submit(seeds=[-1]),), "invalid_parameter", 5),
         ((submit(images_per_prompt=10_000),), "invalid_parameter", 5),
         ((submit(extra={"no_such": 1}),), "invalid_parameter", 5),
         ((submit(extra={"step_seconds": "fast"}),), "invalid_parameter", 5),
+        ((header(type="hello", seq=5, app="n" * 129),), "invalid_parameter", 5),
+        ((header(type="follow", seq=5, job_id="a", preview_seconds=0.0),), "invalid_parameter", 5),
+        ((header(type="follow", seq=5, job_id="a", preview_seconds=NAN),), "invalid_parameter", 5),
         ((header(type="follow", seq=5, job_id="nobody's"),), "unknown_job", 5),
         ((header(type="cancel", seq=5, job_id="nobody's"),), "unknown_job", 5),
         ((header(type="unload", seq=5, model="nothing"),), "unknown_model", 5),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermetic_daemon.admission import check_job_id, complete
+from hermetic_daemon.admission import check_app_name, check_job_id, complete
 from hermetic_daemon.catalog import Catalog, Model
 from hermetic_daemon.config import ModelSection
 from hermetic_wire.errors import InvalidParameter
@@ -87,3 +87,10 @@ def test_a_job_id_can_name_a_file(job_id: str) -> None:
     with pytest.raises(InvalidParameter, match="job id"):
         check_job_id(job_id)
     check_job_id("Az09_-")
+
+
+def test_an_apps_name_is_short_enough_to_be_listed() -> None:
+    check_app_name("")
+    check_app_name("é" * 64)
+    with pytest.raises(InvalidParameter, match="130 bytes; at most 128"):
+        check_app_name("é" * 65)

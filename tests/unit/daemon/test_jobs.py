@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from hermetic_daemon.admission import MAX_APP_NAME_BYTES
 from hermetic_daemon.jobs import App, Excess, Job, Jobs
-from hermetic_wire.errors import UnknownJob
+from hermetic_daemon.overview import MAX_ROWS
+from hermetic_wire import messages
+from hermetic_wire.errors import GenerationFailed, UnknownJob
 from hermetic_wire.generation import Image, Output, TextToImage
 
 PIXEL = 3
@@ -67,6 +70,16 @@ def test_a_job_that_was_begun_in_time_does_not_expire() -> None:
     assert job.arrival().expires_at is not None
     job.attempts = 1
     assert job.arrival().expires_at is None
+
+
+def test_a_thousand_rows_fit_into_one_message_whatever_they_say() -> None:
+    app = App("n" * MAX_APP_NAME_BYTES, 2**32 - 1, 2**31 - 1)
+    job = Job("i" * 64, app, "m" * 64, TextToImage(prompts=("a",)), 0.5, "normal", 0.5)
+    job.attempts = job.step = job.steps = 2**31
+    job.started_at = job.ended_at = 0.5
+    job.error = GenerationFailed("\N{ARTIST PALETTE}" * 10_000, retry_after=0.5)
+    rows = (job.row(2**31, 0.5, 0.5),) * MAX_ROWS
+    messages.from_daemon.encode(messages.Jobs(seq=2**63, jobs=rows, omitted=2**31))
 
 
 def test_a_share_is_an_apps_and_not_its_processes() -> None:
