@@ -8,7 +8,7 @@ import secrets
 
 import msgspec
 
-from hermetic_wire.codec import MAX_RAW_BYTES
+from hermetic_wire.codec import MAX_HEADER_BYTES, MAX_RAW_BYTES
 from hermetic_wire.errors import InvalidParameter
 from hermetic_wire.generation import Parameter, Task, TextToImage
 from hermetic_wire.messages import Submit
@@ -23,6 +23,9 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_SECONDS = 10 * 365 * 86400.0
 MIN_PREVIEW_SECONDS = 0.01
+MAX_TASK_BYTES = MAX_HEADER_BYTES - (64 << 10)
+"""As msgpack, with nothing left open. What goes with it to the worker and to the app (64 images'
+sizes and seeds, timings, the worker's versions) takes a tenth of what is left of a header."""
 MAX_APP_NAME_BYTES = 128
 """In UTF-8. A thousand of them have to fit into one list of jobs, beside all else that is there."""
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -79,6 +82,7 @@ def complete(task: Task, model: Model) -> Task:
     _check_range("guidance", filled.guidance, 0.0, MAX_GUIDANCE)
     _check_seeds(filled)
     _check_extra(filled.extra, model)
+    _check_bytes(filled)
     return filled
 
 
@@ -150,3 +154,13 @@ def _check_extra(extra: dict[str, Parameter], model: Model) -> None:
             raise InvalidParameter(f"{name} is {value!r}; it must be of type {kind.__name__}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidParameter(f"{name} is {value}; it must be finite.")
+
+
+def _check_bytes(task: TextToImage) -> None:
+    """A job that was accepted and that no message can hold could neither be run nor be ended."""
+    size = len(msgspec.msgpack.encode(task))
+    if size > MAX_TASK_BYTES:
+        raise InvalidParameter(
+            f"The task has {size:,} bytes with everything filled in; at most {MAX_TASK_BYTES:,} "
+            "are allowed. Shorten its prompts, or submit several jobs."
+        )

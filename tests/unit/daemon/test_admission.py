@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from hermetic_daemon.admission import check_app_name, check_job_id, complete
+from hermetic_daemon.admission import (
+    MAX_APP_NAME_BYTES,
+    MAX_TASK_BYTES,
+    check_app_name,
+    check_job_id,
+    complete,
+)
 from hermetic_daemon.catalog import Catalog, Model
 from hermetic_daemon.config import ModelSection
 from hermetic_wire.errors import InvalidParameter
-from hermetic_wire.generation import Load, TextToImage
+from hermetic_wire.generation import Image, Load, Output, TextToImage, WorkerIdentity
+from hermetic_wire.messages import JobSucceeded, from_daemon
+from hermetic_wire.worker import Run, to_worker
 
 from .conftest import MakeFolder
 
@@ -74,6 +84,42 @@ def test_what_the_model_cannot_take_is_named(
 ) -> None:
     with pytest.raises(InvalidParameter, match=words):
         complete(task(**changes), model)
+
+
+def test_a_task_is_so_small_that_its_end_can_be_told(model: Model) -> None:
+    """The largest that is taken, with the most that comes of it."""
+    few = task(prompts=("",) * 64, seeds=(2**64 - 1,) * 64, extra={"eta": 0.5})
+    room = MAX_TASK_BYTES - len(msgspec.msgpack.encode(complete(few, model)))
+    longest = task(prompts=("a" * (room // 64 - 4),) * 64, seeds=few.seeds, extra=few.extra)
+    filled = complete(longest, model)
+    end = JobSucceeded(
+        job_id="i" * 64,
+        task=filled,
+        output=Output(
+            images=(Image(width=8192, height=8192),) * 64,
+            seeds=few.seeds,
+            timings={f"a stage of the name {number}": 0.5 for number in range(100)},
+            memory={f"memory {number}": 2**63 for number in range(100)},
+        ),
+        worker=WorkerIdentity(
+            model="m" * 1000,
+            architecture="a" * 1000,
+            epoch=2**63,
+            pid=2**31,
+            device="cuda:0",
+            versions={f"library {number}": "v" * 100 for number in range(100)},
+        ),
+    )
+    from_daemon.encode(end)
+    to_worker.encode(Run(job_id="i" * 64, task=filled, preview_seconds=0.5))
+    with pytest.raises(InvalidParameter, match=f"at most {MAX_TASK_BYTES:,}"):
+        complete(task(prompts=("a" * (room // 64 + 1),) * 64, seeds=few.seeds), model)
+
+
+def test_the_bounds_are_those_of_the_protocols_page() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+    assert f"| {MAX_TASK_BYTES:,} bytes |" in page
+    assert f"at most {MAX_APP_NAME_BYTES} bytes of UTF-8" in page
 
 
 def test_an_integer_is_a_number(model: Model) -> None:
