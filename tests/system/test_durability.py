@@ -49,7 +49,7 @@ def submit(client: Client, model: str, **asked: Any) -> Job:
 
 def draw(client: Client, model: str, seed: int) -> bytes:
     """One job from beginning to end, waited for whatever happens to the daemon meanwhile."""
-    job = submit(client, model, seed=seed, steps=2, step_seconds=0.01, width=SIDE, height=SIDE)
+    job = submit(client, model, seed=seed, steps=2, step_seconds=0.03, width=SIDE, height=SIDE)
     (pixels,) = job.result(100).pixels
     return bytes(pixels)
 

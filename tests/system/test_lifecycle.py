@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_image_and_another_another(client: Client) 
 
 
 def test_progress_ends_in_exactly_one_terminal_update(client: Client) -> None:
-    job = client.submit("a", model="echo", steps=5, step_seconds=0.01)
+    job = client.submit("a", model="echo", steps=5, step_seconds=0.02)
     updates = list(job)
     assert isinstance(updates[-1], JobSucceeded)
     assert not any(isinstance(update, JobSucceeded) for update in updates[:-1])

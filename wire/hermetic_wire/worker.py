@@ -7,7 +7,7 @@
     worker  Loading...     how far the load has come
     worker  Ready          or LoadFailed, after which it is killed
     daemon  Run            one job at a time
-    worker  Step...        not more than one in 10 ms; each is the heartbeat too
+    worker  Step...        not more than one in 50 ms; each is the heartbeat too
     worker  Done           or Failed, or Cancelled: exactly one per Run
     daemon  Quit           end in order; the kill ladder follows whoever does not
 
