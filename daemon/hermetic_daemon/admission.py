@@ -1,22 +1,38 @@
-"""Admits a task: checks it against its model and fills in what the app left open."""
+"""Admits a job: checks its task against the model, fills in what the app left open, finds room.
+
+Who may be refused is decided here, before anything is written or told.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import secrets
+from collections import Counter
 
 import msgspec
 
 from hermetic_wire.codec import MAX_HEADER_BYTES, MAX_RAW_BYTES
-from hermetic_wire.errors import InvalidParameter
+from hermetic_wire.errors import InvalidParameter, QueueFull
 from hermetic_wire.generation import Parameter, Task, TextToImage
 from hermetic_wire.messages import Submit
 
 from .catalog import Model
+from .config import DaemonSection
+from .dispatcher import Dispatcher
 
-__all__ = ["check_app_name", "check_job_id", "check_preview_seconds", "check_terms", "complete"]
+__all__ = [
+    "RETRY_SECONDS",
+    "Room",
+    "check_app_name",
+    "check_job_id",
+    "check_preview_seconds",
+    "check_terms",
+    "complete",
+]
 
+RETRY_SECONDS = 5.0
+"""The hint in refusals that time heals, where nothing better is measured."""
 MAX_IMAGES = 64
 MAX_SIDE = 8192
 MAX_STEPS = 1000
@@ -29,6 +45,45 @@ sizes and seeds, timings, the worker's versions) takes a tenth of what is left o
 MAX_APP_NAME_BYTES = 128
 """In UTF-8. A thousand of them have to fit into one list of jobs, beside all else that is there."""
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Room:
+    """How many more jobs may wait, in all and of one app. The dispatcher counts those that it has;
+    those that are being written down and that it has not yet are counted here."""
+
+    def __init__(self, config: DaemonSection, dispatcher: Dispatcher) -> None:
+        self._config = config
+        self._dispatcher = dispatcher
+        self._coming = 0
+        self._coming_of: Counter[str] = Counter()
+
+    def require(self, share: str) -> None:
+        """Raises QueueFull, which names the limit, where no other job of the app may wait."""
+        waiting = self._dispatcher.waiting_count + self._coming
+        if waiting >= self._config.queue_limit:
+            raise QueueFull(
+                f"{waiting} jobs wait already, as many as may (queue_limit). Submit again later.",
+                retry_after=RETRY_SECONDS,
+            )
+        own = self._dispatcher.count_of(share) + self._coming_of[share]
+        if own >= self._config.app_queue_limit:
+            raise QueueFull(
+                f"{own} jobs of this app wait already, as many as one app may have "
+                "(app_queue_limit). Submit again when some have ended.",
+                retry_after=RETRY_SECONDS,
+            )
+
+    def take(self, share: str) -> None:
+        """A job of the app is on its way."""
+        self._coming += 1
+        self._coming_of[share] += 1
+
+    def free(self, share: str) -> None:
+        """It has come to the dispatcher, or never will."""
+        self._coming -= 1
+        self._coming_of[share] -= 1
+        if not self._coming_of[share]:
+            del self._coming_of[share]
 
 
 def check_app_name(name: str) -> None:

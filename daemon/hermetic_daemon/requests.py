@@ -18,6 +18,8 @@ from hermetic_wire.generation import Task
 
 from . import events, faults
 from .admission import (
+    RETRY_SECONDS,
+    Room,
     check_app_name,
     check_job_id,
     check_preview_seconds,
@@ -36,8 +38,6 @@ from .overview import Overview
 
 __all__ = ["Requests"]
 
-RETRY_SECONDS = 5.0
-"""The hint in refusals that time heals, where nothing better is measured."""
 VERSION = metadata.version("hermetic")
 
 
@@ -73,6 +73,7 @@ class Requests:
         self._followers = followers
         self._apps = apps
         self._happen = happen
+        self._room = Room(config, dispatcher)
         self._being_accepted: dict[str, list[_Asked]] = {}
         """By job id: who waits until it is written down."""
         self._tickets: dict[int, tuple[_Asked, str]] = {}
@@ -141,6 +142,7 @@ class Requests:
             return
         job = self._admitted(peer, request)
         self._being_accepted[job.id] = [asked]
+        self._room.take(job.app.share)
         faults.reach("submit.admitted")
         # It may run while it is written down: that saves it the time of a commit.
         self._ledger.accept(
@@ -153,7 +155,7 @@ class Requests:
         """The job, if it can be right and there is room for it."""
         self._require_serving()
         app = self._apps.behind(peer)
-        self._require_room(app.share)
+        self._room.require(app.share)
         now = time.time()
         return Job(
             id=request.job_id,
@@ -178,23 +180,8 @@ class Requests:
                 retry_after=RETRY_SECONDS,
             )
 
-    def _require_room(self, share: str) -> None:
-        """Those that are being written down count, though some of them may run already."""
-        waiting = self._dispatcher.waiting_count + len(self._being_accepted)
-        if waiting >= self._config.queue_limit:
-            raise errors.QueueFull(
-                f"{waiting} jobs wait already, as many as may (queue_limit). Submit again later.",
-                retry_after=RETRY_SECONDS,
-            )
-        own = self._dispatcher.count_of(share)
-        if own >= self._config.app_queue_limit:
-            raise errors.QueueFull(
-                f"{own} jobs of this app wait already, as many as one app may have "
-                "(app_queue_limit). Submit again when some have ended.",
-                retry_after=RETRY_SECONDS,
-            )
-
     def _hand_over(self, job: Job) -> None:
+        self._room.free(job.app.share)
         self._ledger.jobs.add(job)
         self._happen(job.arrival())
 
@@ -207,6 +194,8 @@ class Requests:
                 self._door.reject(asked.peer.identity, asked.seq, error)
             if handed_over:
                 self._happen(events.CancelAsked(job.id))
+            else:
+                self._room.free(job.app.share)
             return
         faults.reach("accepted.before_send")
         for asked in waiting:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from hermetic import Client, InvalidParameter
+from hermetic import AsyncClient, Client, InvalidParameter, QueueFull
+from support.daemon import RunningDaemon
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -21,3 +24,19 @@ def test_the_largest_task_is_done_like_any_other(client: Client) -> None:
     prompts = ["a" * 245_500] * 4
     made = client.generate(prompts, model="echo", n=16, width=8, height=8)
     assert len(made.images) == 64
+
+
+def test_jobs_that_come_all_at_once_are_no_more_than_one_app_may_have() -> None:
+    async def burst(daemon: RunningDaemon) -> list[object]:
+        async with AsyncClient(daemon.endpoint, app="test") as client:
+            await client.pause()
+            jobs = [client.submit("a", model="echo") for _ in range(100)]
+            return list(await asyncio.gather(*jobs, return_exceptions=True))
+
+    with RunningDaemon("[daemon]\napp_queue_limit = 5\n") as daemon:
+        told = asyncio.run(burst(daemon))
+        refused = [one for one in told if isinstance(one, Exception)]
+        assert len(refused) == 95
+        assert {type(one) for one in refused} == {QueueFull}
+        with daemon.client() as client:
+            assert client.status().queued == 5

@@ -12,13 +12,16 @@ import pytest
 from hermetic_daemon.admission import (
     MAX_APP_NAME_BYTES,
     MAX_TASK_BYTES,
+    Room,
     check_app_name,
     check_job_id,
     complete,
 )
 from hermetic_daemon.catalog import Catalog, Model
-from hermetic_daemon.config import ModelSection
-from hermetic_wire.errors import InvalidParameter
+from hermetic_daemon.config import DaemonSection, ModelSection
+from hermetic_daemon.dispatcher import Dispatcher
+from hermetic_daemon.events import PauseAsked, Submitted
+from hermetic_wire.errors import InvalidParameter, QueueFull
 from hermetic_wire.generation import Image, Load, Output, TextToImage, WorkerIdentity
 from hermetic_wire.messages import JobSucceeded, from_daemon
 from hermetic_wire.worker import Run, to_worker
@@ -140,3 +143,30 @@ def test_an_apps_name_is_short_enough_to_be_listed() -> None:
     check_app_name("é" * 64)
     with pytest.raises(InvalidParameter, match="130 bytes; at most 128"):
         check_app_name("é" * 65)
+
+
+def test_jobs_that_are_being_written_down_take_room_once() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.handle(PauseAsked(True), 0.0)
+    room = Room(DaemonSection(queue_limit=4, app_queue_limit=2), dispatcher)
+
+    def hand_over(share: str) -> None:
+        room.free(share)
+        dispatcher.handle(Submitted(f"job {dispatcher.waiting_count}", "m", app=share), 1.0)
+
+    room.require("one")
+    room.take("one")
+    room.take("one")
+    for _ in range(2):
+        with pytest.raises(QueueFull, match=r"2 jobs of this app.*app_queue_limit"):
+            room.require("one")
+        room.require("another")
+        hand_over("one")
+    room.take("another")
+    room.require("another")
+    room.take("another")
+    with pytest.raises(QueueFull, match=r"4 jobs wait already.*queue_limit"):
+        room.require("a third")
+    room.free("another")  # it could not be written down
+    room.require("a third")
+    room.require("another")
