@@ -59,7 +59,6 @@ from hermetic_wire.messages import (
     JobSucceeded,
     ModelRow,
     Status,
-    WatchUpdate,
     WorkerRow,
 )
 
@@ -67,7 +66,7 @@ from ._async import AsyncClient
 from ._async_job import AsyncJob
 from ._result import Result
 from ._sync import Client, Job
-from ._updates import JobUpdate, Preview
+from ._updates import JobForgotten, JobUpdate, Preview, WatchUpdate
 from ._version import __version__
 from .remote_pipeline import RemotePipeline
 
@@ -89,6 +88,7 @@ __all__ = [
     "JobError",
     "JobExpired",
     "JobFailed",
+    "JobForgotten",
     "JobInterrupted",
     "JobLoading",
     "JobQueued",

@@ -33,7 +33,6 @@ from hermetic_wire.messages import (
     Stop,
     Submit,
     Unload,
-    WatchUpdate,
     WorkerRow,
     Workers,
 )
@@ -48,7 +47,7 @@ from ._mailbox import Mailbox
 from ._result import Result
 from ._task import Seed, checked_job_id, text_to_image
 from ._terms import Terms, preview_pace, terms
-from ._updates import JobUpdate
+from ._updates import JobUpdate, WatchUpdate
 from ._version import __version__
 
 __all__ = ["AsyncClient"]
@@ -246,8 +245,9 @@ class AsyncClient:
 
         Begins when the first is taken: with a JobSubmitted for every job that has not ended. After
         a restart of the daemon JobSubmitted comes again for those; of an end that fell into the gap
-        a JobEnded tells. Of one job's waiting updates of one kind only the newest is kept. Raises
-        DaemonUnreachable once the daemon stays away or the client is closed.
+        a JobEnded tells, or a JobForgotten where the daemon does not know the job any more. Of one
+        job's waiting updates of one kind only the newest is kept. Raises DaemonUnreachable once the
+        daemon stays away or the client is closed.
         """
         watch = self._watch(app)
         try:

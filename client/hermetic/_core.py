@@ -50,6 +50,9 @@ __all__ = ["ALL_JOBS", "Answered", "Core", "Event", "Moved", "expect"]
 
 ALL_JOBS = "*"
 """Where a job's id stands elsewhere; no job can have it."""
+_ASKED_AT_ONCE = 250
+"""Jobs of which a watch that begins again asks in one request: few enough for one reply, whatever
+their errors say."""
 _UPDATE_TYPES = {kind.__struct_config__.tag for kind in get_args(JobUpdate)}
 _WATCH_TYPES = {kind.__struct_config__.tag for kind in WATCH_UPDATES}
 
@@ -82,7 +85,8 @@ class Core:
         self._jobs: dict[str, Mailbox] = {}
         self._refollowed: dict[int, str] = {}
         self._watching: Watching | None = None
-        self._rewatched: set[int] = set()
+        self._rewatched: dict[int, list[str]] = {}
+        """Requests by which a watch begins again, with the ids of the jobs that they are about."""
 
     @property
     def busy(self) -> bool:
@@ -190,12 +194,15 @@ class Core:
         """A Watch that has begun, and the question of what has ended since it was cut off."""
         if self._watching is None or not self._watching.begun:
             return []
-        watch, jobs = self.number(), self.number()
-        self._rewatched = {watch, jobs}
-        return [
-            from_app.encode(Watch(seq=watch, app=self._watching.app)),
-            from_app.encode(ListJobs(seq=jobs)),
-        ]
+        watch = Watch(seq=self.number(), app=self._watching.app)
+        job_ids = self._watching.open
+        asked = {
+            self.number(): job_ids[start : start + _ASKED_AT_ONCE]
+            for start in range(0, len(job_ids), _ASKED_AT_ONCE)
+        }
+        self._rewatched = {watch.seq: [], **asked}
+        questions = [ListJobs(seq=seq, job_ids=tuple(some)) for seq, some in asked.items()]
+        return [from_app.encode(watch), *map(from_app.encode, questions)]
 
     def abandon(self, error: ErrorBody) -> list[Event]:
         """The daemon will not be waited for: everything that waits is answered by `error`."""
@@ -230,12 +237,13 @@ class Core:
             self._watching.begun = isinstance(reply, Done)
 
     def _rewatch(self, reply: Reply) -> list[Event]:
-        """A daemon that came back tells again; what ended meanwhile stands in its list."""
+        """A daemon that came back tells again, and says what ended meanwhile."""
+        asked = self._rewatched.pop(reply.seq or 0)
         if self._watching is None:
             return []
         match reply:
-            case Jobs(jobs=rows):
-                self._watching.catch_up(rows)
+            case Jobs():
+                self._watching.catch_up(asked, reply)
                 return [Moved(ALL_JOBS)]
             case Rejected(error=error):
                 return self._lose_watch(error)

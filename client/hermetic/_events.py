@@ -5,10 +5,11 @@ Of its own, because a daemon tells a connection that watches and follows everyth
 
 from __future__ import annotations
 
-from hermetic_wire.messages import Done, Watch, WatchUpdate
+from hermetic_wire.messages import Done, Watch
 
 from ._connection import Connection
 from ._core import ALL_JOBS, Core
+from ._updates import WatchUpdate
 from ._watching import Watching
 
 __all__ = ["Events"]

@@ -23,7 +23,6 @@ from hermetic_wire.messages import (
     ModelRow,
     OnDisconnect,
     Status,
-    WatchUpdate,
     WorkerRow,
 )
 
@@ -33,7 +32,7 @@ from ._duration import Duration
 from ._loop_thread import LoopThread
 from ._result import Result
 from ._task import Seed, checked_job_id
-from ._updates import JobUpdate
+from ._updates import JobUpdate, WatchUpdate
 
 __all__ = ["Client", "Job"]
 
@@ -249,8 +248,9 @@ class Client:
 
         Begins when the first is taken: with a JobSubmitted for every job that has not ended. After
         a restart of the daemon JobSubmitted comes again for those; of an end that fell into the gap
-        a JobEnded tells. Of one job's waiting updates of one kind only the newest is kept. Raises
-        DaemonUnreachable once the daemon stays away or the client is closed.
+        a JobEnded tells, or a JobForgotten where the daemon does not know the job any more. Of one
+        job's waiting updates of one kind only the newest is kept. Raises DaemonUnreachable once the
+        daemon stays away or the client is closed.
         """
         watch = self._async._watch(app)
         try:

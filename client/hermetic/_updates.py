@@ -1,4 +1,5 @@
-"""What an app hears of a job: the wire's updates, and previews with their pixels."""
+"""What an app hears of jobs: the wire's updates, previews with their pixels, and what a client
+itself finds out."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
+from hermetic_wire import messages
 from hermetic_wire.codec import Frame
 from hermetic_wire.messages import (
     JobFailed,
@@ -23,7 +27,7 @@ from ._pixels import checked_pixels, to_image
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["JobUpdate", "Preview"]
+__all__ = ["JobForgotten", "JobUpdate", "Preview", "WatchUpdate"]
 
 
 class Preview:
@@ -56,3 +60,16 @@ JobUpdate: TypeAlias = (
     JobQueued | JobRetrying | JobLoading | JobRunning | JobStep | Preview | JobSucceeded | JobFailed
 )
 """What iterating a job yields; the last one is JobSucceeded or JobFailed."""
+
+
+class JobForgotten(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="job_forgotten"
+):
+    """To watchers: a daemon that came back does not know the job any more, so nobody can say how it
+    ended. It is past the ended jobs that are kept, or the journal was set aside."""
+
+    job_id: str
+
+
+WatchUpdate: TypeAlias = messages.WatchUpdate | JobForgotten
+"""What `events()` yields; JobEnded or JobForgotten is the last of a job."""

@@ -10,12 +10,13 @@ from hermetic_wire.messages import (
     JobLoading,
     JobQueued,
     JobRetrying,
-    JobRow,
     JobRunning,
+    Jobs,
     JobStep,
     JobSubmitted,
-    WatchUpdate,
 )
+
+from ._updates import JobForgotten, WatchUpdate
 
 __all__ = ["WATCH_UPDATES", "Watching"]
 
@@ -45,28 +46,42 @@ class Watching:
         self.begun = False
         """Whether the daemon has said that it tells."""
         self._lost: ErrorBody | None = None
-        self._open: set[str] = set()
-        """Jobs that were told of, and not yet of their end."""
+        self._open: dict[str, None] = {}
+        """Jobs that were told of, in that order, and not yet of their end."""
         self._waiting: dict[tuple[str, type[WatchUpdate]], WatchUpdate] = {}
 
+    @property
+    def open(self) -> list[str]:
+        """The ids of the jobs whose end is still to be told."""
+        return list(self._open)
+
     def put(self, update: WatchUpdate) -> None:
-        """News from the daemon."""
+        """News from the daemon, or of what it does not know any more."""
         match update:
             case JobSubmitted():
-                self._open.add(update.job_id)
-            case JobEnded():
-                self._open.discard(update.job_id)
+                self._open[update.job_id] = None
+            case JobEnded() | JobForgotten():
+                self._open.pop(update.job_id, None)
             case _:
                 pass
         key = update.job_id, type(update)
         self._waiting.pop(key, None)  # the newest goes to the end
         self._waiting[key] = update
 
-    def catch_up(self, rows: Iterable[JobRow]) -> None:
-        """All jobs as they are after a gap: those that ended in it are told of now."""
-        for row in rows:
-            if row.id in self._open and row.state not in _OPEN_STATES:
-                self.put(JobEnded(job_id=row.id, job=row))
+    def catch_up(self, asked: Iterable[str], found: Jobs) -> None:
+        """What a daemon answers after a gap about the jobs `asked` for: those that ended in the gap
+        are told of now, and those that it does not know any more."""
+        rows = {row.id: row for row in found.jobs}
+        for job_id in asked:
+            if job_id not in self._open:
+                continue  # its end has been told meanwhile
+            row = rows.get(job_id)
+            if row is not None and row.state not in _OPEN_STATES:
+                self.put(JobEnded(job_id=job_id, job=row))
+            # An older daemon answers with all jobs that it has, or as many as it lists: one that is
+            # missing may be among the others.
+            elif row is None and not found.omitted:
+                self.put(JobForgotten(job_id=job_id))
 
     def lose(self, error: ErrorBody) -> None:
         """No more news will come, because of `error`."""

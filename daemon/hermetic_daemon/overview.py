@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from importlib import metadata
 
 import msgspec
@@ -72,12 +73,14 @@ class Overview:
         return self._places.get(job.id) or JobQueued(job_id=job.id, position=last)
 
     def job(self, job: Job) -> JobRow:
-        """The row of one open job."""
+        """The row of one job."""
         return self._row(job, self.queued(job) if job.state == "queued" else None)
 
-    def jobs(self, seq: int) -> messages.Jobs:
-        """The running job, the waiting ones in their order, then the ended ones, youngest first;
-        as many as one message should hold."""
+    def jobs(self, seq: int, job_ids: Sequence[str] | None = None) -> messages.Jobs:
+        """The running job, the waiting ones in their order, then the ended ones, youngest first; or
+        those named that are known. As many as one message should hold."""
+        if job_ids is not None:
+            return self._named(seq, job_ids)
         running = self._dispatcher.running
         begun = [*self._ledger.ending, *([self._jobs.find(running)] if running else [])]
         first = [job for job in begun if job.accepted]
@@ -89,6 +92,11 @@ class Overview:
         rows += [job.row() for job in ended[: max(0, MAX_ROWS - len(rows))]]
         omitted = len(first) + len(waiting) + len(ended) - len(rows)
         return messages.Jobs(seq=seq, jobs=tuple(rows), omitted=omitted)
+
+    def _named(self, seq: int, job_ids: Sequence[str]) -> messages.Jobs:
+        known = [job for job in map(self._jobs.get, job_ids) if job is not None and job.accepted]
+        rows = tuple(self.job(job) for job in known[:MAX_ROWS])
+        return messages.Jobs(seq=seq, jobs=rows, omitted=len(known) - len(rows))
 
     def _row(self, job: Job, queued: JobQueued | None) -> JobRow:
         if queued is None:

@@ -157,7 +157,9 @@ class Cancel(_Request, frozen=True, kw_only=True, tag="cancel"):
 
 
 class ListJobs(_Request, frozen=True, kw_only=True, tag="list_jobs"):
-    """Answered by Jobs."""
+    """Answered by Jobs: all of them, or those named that the daemon knows."""
+
+    job_ids: tuple[str, ...] | None = None
 
 
 class ListModels(_Request, frozen=True, kw_only=True, tag="list_models"):
@@ -263,7 +265,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Jobs(_Reply, frozen=True, kw_only=True, tag="jobs"):
-    """Waiting and running jobs in the order they will run, then ended ones, youngest first."""
+    """Waiting and running jobs in the order they will run, then ended ones, youngest first; jobs
+    that were asked for by name in the order of their names in the request."""
 
     jobs: tuple[JobRow, ...]
     omitted: int = 0

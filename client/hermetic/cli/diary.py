@@ -5,13 +5,14 @@ from __future__ import annotations
 from time import struct_time
 from typing import TYPE_CHECKING
 
+from hermetic import JobForgotten
 from hermetic_wire.messages import JobEnded, JobRow, JobSubmitted
 
 from .job_rows import SHORT_ID
 from .progress import News
 
 if TYPE_CHECKING:
-    from hermetic_wire.messages import WatchUpdate
+    from hermetic import WatchUpdate
 
 __all__ = ["Diary"]
 
@@ -39,6 +40,9 @@ class Diary:
                 self._open.pop(row.id, None)
                 error = f": {row.error.message.partition(chr(10))[0]}" if row.error else ""
                 return f"{_whose(row)}: {row.state}{error}"
+            case JobForgotten(job_id=job_id) if job_id in self._open:
+                row, _ = self._open.pop(job_id)
+                return f"{_whose(row)}: the daemon does not know it any more"
             case _:
                 if update.job_id not in self._open:  # it had ended when it was told of
                     return None

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from hermetic import JobForgotten, WatchUpdate
 from hermetic_wire.messages import (
     JobEnded,
     JobLoading,
@@ -16,7 +17,6 @@ from hermetic_wire.messages import (
     JobRunning,
     JobStep,
     JobSubmitted,
-    WatchUpdate,
 )
 
 from .output import age, duration
@@ -109,6 +109,9 @@ class Board:
         if isinstance(update, (JobSubmitted, JobEnded)):
             self._rows[update.job_id] = update.job
             self._forget_oldest()
+            return
+        if isinstance(update, JobForgotten):
+            self._rows.pop(update.job_id, None)
             return
         row = self._rows.get(update.job_id)
         if row is not None and row.state in OPEN_STATES:

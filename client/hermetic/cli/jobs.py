@@ -21,7 +21,8 @@ from .verb import json_option, verb
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hermetic_wire.messages import JobRow, WatchUpdate
+    from hermetic import WatchUpdate
+    from hermetic_wire.messages import JobRow
 
 __all__ = ["cancel", "jobs", "match"]
 

@@ -100,6 +100,8 @@ class FakeDaemon:
         self.forgetful = False
         self.rows: list[JobRow] = [row("j")]
         """What it lists, and tells watchers of."""
+        self.listed = 1000
+        """How many of them it lists where none is named."""
         self.seen: queue.SimpleQueue[FromApp] = queue.SimpleQueue()
         """Every request, in order."""
         self._jobs: dict[str, Submit] = {}
@@ -177,8 +179,12 @@ class FakeDaemon:
             case Cancel(job_id=job_id):
                 self._job(job_id)
                 return [(Done(seq=seq, message="Cancelled."), []), (_cancelled(job_id), [])]
-            case ListJobs():
-                return [(Jobs(seq=seq, jobs=tuple(self.rows)), [])]
+            case ListJobs(job_ids=None):
+                listed, omitted = self.rows[: self.listed], self.rows[self.listed :]
+                return [(Jobs(seq=seq, jobs=tuple(listed), omitted=len(omitted)), [])]
+            case ListJobs(job_ids=tuple(job_ids)):
+                named = [one for one in self.rows if one.id in job_ids]
+                return [(Jobs(seq=seq, jobs=tuple(named)), [])]
             case Watch():
                 return [(Done(seq=seq, message="Watching."), []), *self._open_jobs()]
             case _:

@@ -10,12 +10,13 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import hermetic
 from hermetic import DaemonUnreachable, MalformedMessage, Preview, ProtocolMismatch, UnknownJob
 from hermetic._core import ALL_JOBS, Answered, Core, Moved, expect
 from hermetic._mailbox import Mailbox
-from hermetic._watching import WATCH_UPDATES
+from hermetic._watching import WATCH_UPDATES, Watching
 from hermetic_wire.codec import Frame
 from hermetic_wire.errors import ErrorBody, JobCancelled, to_body
 from hermetic_wire.generation import Image, TextToImage
@@ -27,6 +28,7 @@ from hermetic_wire.messages import (
     FromApp,
     FromDaemon,
     Hello,
+    JobEnded,
     JobFailed,
     JobLoading,
     JobPreview,
@@ -35,6 +37,7 @@ from hermetic_wire.messages import (
     JobRunning,
     Jobs,
     JobStep,
+    JobSubmitted,
     JobUpdate,
     ListJobs,
     Rejected,
@@ -46,6 +49,7 @@ from hermetic_wire.messages import (
     from_app,
     from_daemon,
 )
+from unit.client.fake_daemon import row
 
 _TASK = TextToImage(prompts=("a",))
 _LOST = ErrorBody(code="daemon_unreachable", message="gone")
@@ -246,21 +250,63 @@ def test_a_mailbox_keeps_order_newest_and_the_first_end(events: list[JobUpdate |
         assert taken[-1] is told[-1]
 
 
+def _watch(core: Core, *open_jobs: str) -> Watching:
+    """A watch that has begun and was told of these jobs."""
+    watching = core.open_watch(None)
+    core.ask(watch := Watch(seq=core.number()))
+    _hear(core, Done(seq=watch.seq, message="Watching."))
+    for job_id in open_jobs:
+        _hear(core, JobSubmitted(job_id=job_id, job=row(job_id)))
+        watching.take()
+    return watching
+
+
 def test_a_watch_cut_off_before_its_answer_is_asked_again_once(core: Core) -> None:
     core.open_watch("easel")
     core.ask(watch := Watch(seq=core.number(), app="easel"))
     assert _said(core.resume()) == [watch]
     _hear(core, Done(seq=watch.seq, message="Watching."))
+    _hear(core, JobSubmitted(job_id="j", job=row("j")))
     again, listing = _said(core.resume())
     assert again == Watch(seq=again.seq, app="easel")
-    assert isinstance(listing, ListJobs)
+    assert listing == ListJobs(seq=listing.seq, job_ids=("j",))
+
+
+def test_however_many_jobs_are_open_each_is_asked_for_once_and_replies_have_room(
+    core: Core,
+) -> None:
+    job_ids = [f"{number:064}" for number in range(10_000)]
+    _watch(core, *job_ids)
+    _, *questions = _said(core.resume())
+    asked = [one.job_ids or () for one in questions if isinstance(one, ListJobs)]
+    assert [job_id for some in asked for job_id in some] == job_ids
+
+    long_words = ErrorBody(code="quarantined", message="\N{MUSICAL SYMBOL G CLEF}" * 400)
+    failed = (replace(row(job_ids[0], "failed", 9.0), error=long_words),) * len(asked[0])
+    from_daemon.encode(Jobs(seq=1, jobs=failed))
+
+
+def test_an_end_that_was_told_meanwhile_is_not_told_again(core: Core) -> None:
+    watching = _watch(core, "j")
+    _, question = _said(core.resume())
+    _hear(core, end := JobEnded(job_id="j", job=row("j", "failed")))
+    assert watching.take() == end
+    _hear(core, Jobs(seq=question.seq, jobs=(row("j", "failed"),)))
+    assert watching.take() is None
+
+
+def test_a_job_that_an_older_daemon_omits_is_not_taken_for_forgotten(core: Core) -> None:
+    watching = _watch(core, "ended", "omitted")
+    _, question = _said(core.resume())
+    rows = (row("another"), row("ended", "failed"))
+    _hear(core, Jobs(seq=question.seq, jobs=rows, omitted=1))
+    assert watching.take() == JobEnded(job_id="ended", job=row("ended", "failed"))
+    assert watching.take() is None
 
 
 def test_a_watch_that_the_next_daemon_refuses_is_lost(core: Core) -> None:
-    watching = core.open_watch(None)
-    core.ask(watch := Watch(seq=core.number()))
-    _hear(core, Done(seq=watch.seq, message="Watching."))
-    again, _ = _said(core.resume())
+    watching = _watch(core)
+    [again] = _said(core.resume())
     assert _hear(core, Rejected(seq=again.seq, error=_LOST)) == [Moved(ALL_JOBS)]
     with pytest.raises(DaemonUnreachable, match="gone"):
         watching.take()

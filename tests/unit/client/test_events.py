@@ -12,6 +12,7 @@ from hermetic import (
     Client,
     DaemonUnreachable,
     JobEnded,
+    JobForgotten,
     JobStep,
     JobSubmitted,
     JobSucceeded,
@@ -44,6 +45,35 @@ def test_a_watcher_over_a_restart_misses_no_end(daemon: FakeDaemon, client: Clie
     assert next(events) == JobEnded(job_id="ends", job=row("ends", "failed", 9.0))
     daemon.say(JobStep(job_id="stays", step=1, steps=2))
     assert next(events) == JobStep(job_id="stays", step=1, steps=2)
+
+
+def test_a_watcher_hears_of_an_end_that_is_past_the_list(
+    daemon: FakeDaemon, client: Client
+) -> None:
+    daemon.rows = [row("ends"), row("stays")]
+    events = client.events()
+    assert [next(events).job_id for _ in range(2)] == ["ends", "stays"]
+
+    daemon.stop()
+    daemon.listed = 1
+    daemon.rows = [row("stays"), row("ends", "failed", 9.0)]
+    daemon.start()
+    assert next(events) == JobSubmitted(job_id="stays", job=row("stays"))
+    assert next(events) == JobEnded(job_id="ends", job=row("ends", "failed", 9.0))
+
+
+def test_a_watcher_hears_of_a_job_that_is_not_known_any_more(
+    daemon: FakeDaemon, client: Client
+) -> None:
+    daemon.rows = [row("gone"), row("stays")]
+    events = client.events()
+    assert [next(events).job_id for _ in range(2)] == ["gone", "stays"]
+
+    daemon.stop()
+    daemon.rows = [row("stays")]
+    daemon.start()
+    assert next(events) == JobSubmitted(job_id="stays", job=row("stays"))
+    assert next(events) == JobForgotten(job_id="gone")
 
 
 def test_a_watcher_that_has_heard_nothing_yet_over_a_restart(

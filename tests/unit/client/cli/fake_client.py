@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hermetic import JobUpdate, Result
+from hermetic import JobUpdate, Result, WatchUpdate
 from hermetic_wire.errors import HermeticError, UnknownModel
 from hermetic_wire.generation import Image, Load, Output, Task, TextToImage, WorkerIdentity
 from hermetic_wire.messages import (
@@ -20,7 +20,6 @@ from hermetic_wire.messages import (
     Status,
     StoreStatus,
     TemplateStatus,
-    WatchUpdate,
     WorkerRow,
 )
 

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from PIL import Image
 
-from hermetic import Client
+from hermetic import Client, JobForgotten, WatchUpdate
 from hermetic.cli.diary import Diary
 from hermetic.cli.job_rows import Board
 from hermetic.cli.jobs import jobs
@@ -28,7 +28,6 @@ from hermetic_wire.messages import (
     JobRunning,
     JobStep,
     JobSubmitted,
-    WatchUpdate,
 )
 from unit.client.cli.conftest import Run
 from unit.client.cli.fake_client import JOB_ID, FakeClient
@@ -141,6 +140,19 @@ def test_news_of_a_job_that_nobody_has_introduced_is_no_line() -> None:
     )
 
 
+def test_a_job_that_the_daemon_does_not_know_any_more_is_a_last_line(
+    client: FakeClient, run: Run
+) -> None:
+    client.news = [*life()[:1], JobForgotten(job_id=JOB_ID), JobForgotten(job_id="unheard of")]
+    _, last = run("events").stdout.splitlines()
+    assert last.partition("  ")[2] == (
+        "3f2a91bc  easel, demo-sd15: the daemon does not know it any more"
+    )
+    told = [json.loads(line) for line in run("events", "--json").stdout.splitlines()]
+    assert told[1]["type"] == "job_forgotten"
+    assert told[1]["job_id"] == JOB_ID
+
+
 def test_a_thousand_steps_are_four_lines() -> None:
     diary = Diary()
     steps = [JobStep(job_id=JOB_ID, step=i, steps=1000) for i in range(1, 1001)]
@@ -213,6 +225,13 @@ def test_a_board_keeps_running_before_waiting_before_ended_jobs() -> None:
     board.note(JobStep(job_id="old", step=1, steps=2), 0.0)
     board.note(JobStep(job_id="unknown", step=1, steps=2), 0.0)
     assert [row.id for row in board.rows()] == ["runs", "first", "second", "young", "old"]
+
+
+def test_a_board_drops_a_job_that_the_daemon_does_not_know_any_more() -> None:
+    board = Board()
+    for update in (*life()[:1], JobForgotten(job_id=JOB_ID), JobForgotten(job_id="unheard of")):
+        board.note(update, 0.0)
+    assert board.rows() == []
 
 
 def test_a_board_forgets_jobs_that_ended_long_ago() -> None:
