@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -17,7 +18,8 @@ from hermetic import (
     ShuttingDown,
     UnknownJob,
 )
-from hermetic_wire.messages import JobLoading, JobRunning, JobStep, JobSucceeded
+from hermetic_daemon.overview import MAX_ROWS
+from hermetic_wire.messages import JobEnded, JobLoading, JobRunning, JobStep, JobSucceeded
 from support.daemon import RunningDaemon
 from support.processes import until
 
@@ -160,6 +162,25 @@ def test_a_keep_alive_that_was_shortened_counts_for_the_worker_that_is_idle_now(
         daemon.configure(model + "0.1\n")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: not client.workers(), 10, "it has ended")
+
+
+def test_an_end_that_falls_into_a_restart_is_heard_however_many_jobs_wait() -> None:
+    """More of them than one listing holds."""
+    with RunningDaemon() as daemon, daemon.client() as client, daemon.client() as watching:
+        client.pause()
+        for _ in range(MAX_ROWS + 1):
+            client.submit("a", model="echo")
+        watch = watching.events()
+        next(watch)
+        client.submit("a", model="echo", job_id="late", expires_in=1.0)
+        late = time.monotonic() + 1.0
+        next(told for told in watch if told.job_id == "late")
+        daemon.kill()
+        until(lambda: time.monotonic() > late, 10, "its time is over")
+        daemon.restart_and_fail("finish.after_commit")  # it has ended, and nobody was told
+        daemon.restart()
+        ended = next(told for told in watch if isinstance(told, JobEnded))
+        assert (ended.job_id, ended.job.state) == ("late", "failed")
 
 
 def test_results_beyond_the_budget_are_dropped_in_words() -> None:
