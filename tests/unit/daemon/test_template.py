@@ -230,6 +230,36 @@ def test_what_is_asked_while_it_starts_waits_and_is_forked_then(play: Callable[.
     play(what)
 
 
+def test_what_is_withdrawn_while_it_starts_is_told_at_once_and_never_forked(
+    play: Callable[..., None],
+) -> None:
+    async def what(scene: Scene) -> None:
+        with scene.held_back("--child=exit=3"):
+            scene.template.start()
+            withdrawn, kept = (scene.ask(epoch) for epoch in (1, 2))
+            scene.template.withdraw(1)
+            scene.template.withdraw(7)
+            assert (withdrawn.told, kept.told) == ([None], [])
+        assert (await kept.exit()).code == 3
+        assert withdrawn.told == [None]
+        assert scene.template.status().forks == 1
+
+    play(what)
+
+
+def test_what_is_withdrawn_from_one_that_was_asked_still_comes(play: Callable[..., None]) -> None:
+    """Nobody could take the request back: whoever wanted it ends it when it comes."""
+
+    async def what(scene: Scene) -> None:
+        scene.behave("--child=exit=3")
+        await scene.serve()
+        asked = scene.ask()
+        scene.template.withdraw(asked.epoch)
+        assert (await asked.exit()).code == 3
+
+    play(what)
+
+
 def test_all_that_is_asked_at_once_is_forked(play: Callable[..., None]) -> None:
     async def what(scene: Scene) -> None:
         scene.behave("--child=exit=0")
