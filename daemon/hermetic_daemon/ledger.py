@@ -46,9 +46,9 @@ class Ledger:
         self._trimming: asyncio.TimerHandle | None = None
 
     def adopt(self, job: Job) -> bool:
-        """A job of the store; returns whether it is to be run.
+        """A job, new or of the store; returns whether it is to be run.
 
-        One under which too many daemons have ended is not begun again.
+        One whose end was asked for is not, nor one under which too many daemons have ended.
         """
         self.jobs.add(job)
         if job.ended:

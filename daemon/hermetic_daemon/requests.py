@@ -49,6 +49,14 @@ class _Asked:
     seq: int
 
 
+@dataclass(frozen=True)
+class _Coming:
+    """A job that is being written down, and who waits for that."""
+
+    job: Job
+    askers: list[_Asked]
+
+
 class Requests:
     """Answers apps. `happen` takes what follows from a request."""
 
@@ -74,8 +82,8 @@ class Requests:
         self._apps = apps
         self._happen = happen
         self._room = Room(config, dispatcher)
-        self._being_accepted: dict[str, list[_Asked]] = {}
-        """By job id: who waits until it is written down."""
+        self._being_accepted: dict[str, _Coming] = {}
+        """By job id; some of them run already."""
         self._tickets: dict[int, tuple[_Asked, str]] = {}
         """Who waits for an unload, and of which model."""
         self._ticket_numbers = itertools.count(1)
@@ -106,7 +114,7 @@ class Requests:
             case messages.Cancel():
                 self._cancel(peer, request)
             case messages.ListJobs():
-                send(identity, self._overview.jobs(seq))
+                send(identity, self._overview.jobs(seq, request.job_ids))
             case messages.ListModels():
                 rows = self._catalog().describe(request.model)
                 send(identity, messages.Models(seq=seq, models=rows))
@@ -141,7 +149,7 @@ class Requests:
             self._tell_state(asked, known)
             return
         job = self._admitted(peer, request)
-        self._being_accepted[job.id] = [asked]
+        self._being_accepted[job.id] = _Coming(job, [asked])
         self._room.take(job.app.share)
         faults.reach("submit.admitted")
         # It may run while it is written down: that saves it the time of a commit.
@@ -182,13 +190,13 @@ class Requests:
 
     def _hand_over(self, job: Job) -> None:
         self._room.free(job.app.share)
-        self._ledger.jobs.add(job)
-        self._happen(job.arrival())
+        if self._ledger.adopt(job):
+            self._happen(job.arrival())
 
     def _written(self, job: Job, error: errors.HermeticError | None) -> None:
         """The job is the daemon's own, or could not be written down."""
         handed_over = job.id in self._ledger.jobs
-        waiting = self._being_accepted.pop(job.id)
+        waiting = self._being_accepted.pop(job.id).askers
         if error is not None:
             for asked in waiting:
                 self._door.reject(asked.peer.identity, asked.seq, error)
@@ -226,20 +234,16 @@ class Requests:
 
     def _joins(self, asked: _Asked, job_id: str) -> bool:
         """Whether the job is just being written down; then the asker hears with the others."""
-        waiting = self._being_accepted.get(job_id)
-        if waiting is None:
+        coming = self._being_accepted.get(job_id)
+        if coming is None:
             return False
-        waiting.append(asked)
+        coming.askers.append(asked)
         return True
 
     def _find(self, job_id: str) -> Job:
         job = self._ledger.jobs.find(job_id)
         if job.refused:
-            raise errors.UnknownJob(
-                f"Job {job_id!r} could not be written down, so it never was, and what had begun of "
-                "it is just being ended. Submit it again.",
-                retry_after=RETRY_SECONDS,
-            )
+            raise _never_was(job)
         return job
 
     def _tell_state(self, asked: _Asked, job: Job) -> None:
@@ -271,15 +275,23 @@ class Requests:
                 self._door.send(peer.identity, told)
 
     def _cancel(self, peer: Peer, request: messages.Cancel) -> None:
-        job = self._find(request.job_id)
+        coming = self._being_accepted.get(request.job_id)
+        job = coming.job if coming else self._find(request.job_id)
         _permit(peer, job, "cancel")
         asked = _Asked(peer, request.seq)
         if job.ended:
             self._done(asked, f"Job {job.id} had ended already: {job.state}.")
             return
-        # Written down or not, it is carried out.
-        self._ledger.ask_cancel(job, lambda error: self._done(asked, "Cancelling."))
-        self._happen(events.CancelAsked(job.id))
+        # Written down or not, it is carried out: at once, or when the job is handed over.
+        self._ledger.ask_cancel(job, lambda error: self._tell_cancelling(asked, job))
+        if job.id in self._ledger.jobs:
+            self._happen(events.CancelAsked(job.id))
+
+    def _tell_cancelling(self, asked: _Asked, job: Job) -> None:
+        if job.refused:
+            self._door.reject(asked.peer.identity, asked.seq, _never_was(job))
+        else:
+            self._done(asked, "Cancelling.")
 
     # The device.
 
@@ -310,6 +322,14 @@ class Requests:
 
     def _done(self, asked: _Asked, words: str) -> None:
         self._door.send(asked.peer.identity, messages.Done(seq=asked.seq, message=words))
+
+
+def _never_was(job: Job) -> errors.UnknownJob:
+    return errors.UnknownJob(
+        f"Job {job.id!r} could not be written down, so it never was, and what had begun of it is "
+        "just being ended. Submit it again.",
+        retry_after=RETRY_SECONDS,
+    )
 
 
 def _permit(peer: Peer, job: Job, verb: str) -> None:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import pytest
 
 from hermetic import AsyncClient, Client, InvalidParameter, QueueFull
+from hermetic_wire.generation import TextToImage
+from hermetic_wire.messages import (
+    Accepted,
+    Cancel,
+    Done,
+    FromDaemon,
+    JobFailed,
+    Rejected,
+    Submit,
+    from_app,
+)
 from support.daemon import RunningDaemon
+from support.raw_app import RawApp
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -40,3 +53,20 @@ def test_jobs_that_come_all_at_once_are_no_more_than_one_app_may_have() -> None:
         assert {type(one) for one in refused} == {QueueFull}
         with daemon.client() as client:
             assert client.status().queued == 5
+
+
+def test_a_job_can_be_cancelled_while_it_is_written_down(daemon: RunningDaemon) -> None:
+    """Each cancel is sent right behind its submit, long before a commit can be over."""
+    task = TextToImage(prompts=("a",), steps=1000, extra={"step_seconds": 0.02})
+    told: list[FromDaemon] = []
+    with closing(RawApp(daemon)) as app:
+        for number in range(0, 40, 2):
+            job_id = f"job-{number}"
+            app.say(*from_app.encode(Submit(seq=number, job_id=job_id, model="echo", task=task)))
+            app.say(*from_app.encode(Cancel(seq=number + 1, job_id=job_id)))
+        while sum(isinstance(one, JobFailed) for one in told) < 20:
+            told.append(app.hear())
+            assert not isinstance(told[-1], Rejected)
+    assert {one.state for one in told if isinstance(one, JobFailed)} == {"cancelled"}
+    assert {one.seq for one in told if isinstance(one, Accepted)} == set(range(0, 40, 2))
+    assert {one.seq for one in told if isinstance(one, Done)} == set(range(1, 40, 2))
