@@ -283,15 +283,18 @@ class Requests:
             self._done(asked, f"Job {job.id} had ended already: {job.state}.")
             return
         # Written down or not, it is carried out: at once, or when the job is handed over.
-        self._ledger.ask_cancel(job, lambda error: self._tell_cancelling(asked, job))
+        self._ledger.ask_cancel(job, lambda error: self._tell_cancelling(asked, job, error))
         if job.id in self._ledger.jobs:
             self._happen(events.CancelAsked(job.id))
 
-    def _tell_cancelling(self, asked: _Asked, job: Job) -> None:
+    def _tell_cancelling(self, asked: _Asked, job: Job, error: errors.HermeticError | None) -> None:
+        """Done is a promise that outlives the daemon."""
         if job.refused:
             self._door.reject(asked.peer.identity, asked.seq, _never_was(job))
-        else:
+        elif error is None:
             self._done(asked, "Cancelling.")
+        else:
+            self._door.reject(asked.peer.identity, asked.seq, _unwritten_cancel(job, error))
 
     # The device.
 
@@ -328,6 +331,14 @@ def _never_was(job: Job) -> errors.UnknownJob:
     return errors.UnknownJob(
         f"Job {job.id!r} could not be written down, so it never was, and what had begun of it is "
         "just being ended. Submit it again.",
+        retry_after=RETRY_SECONDS,
+    )
+
+
+def _unwritten_cancel(job: Job, error: errors.HermeticError) -> errors.StoreUnavailable:
+    return errors.StoreUnavailable(
+        f"Job {job.id} is being cancelled, but that is not written down: {error.message} If the "
+        "daemon dies before it can be, the job begins again: cancel it again then.",
         retry_after=RETRY_SECONDS,
     )
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 
+import psutil
 import pytest
 
-from hermetic import AsyncClient, Client, InvalidParameter, QueueFull
+from hermetic import (
+    AsyncClient,
+    Client,
+    InvalidParameter,
+    JobCancelled,
+    JobStep,
+    QueueFull,
+    StoreUnavailable,
+)
 from hermetic_wire.generation import TextToImage
 from hermetic_wire.messages import (
     Accepted,
@@ -70,3 +79,20 @@ def test_a_job_can_be_cancelled_while_it_is_written_down(daemon: RunningDaemon) 
     assert {one.state for one in told if isinstance(one, JobFailed)} == {"cancelled"}
     assert {one.seq for one in told if isinstance(one, Accepted)} == set(range(0, 40, 2))
     assert {one.seq for one in told if isinstance(one, Done)} == set(range(1, 40, 2))
+
+
+def test_a_cancel_that_cannot_be_written_down_is_carried_out_and_not_promised() -> None:
+    with RunningDaemon() as daemon, daemon.client() as client:
+        job = client.submit("a", model="echo", steps=1000, step_seconds=0.02)
+        next(update for update in job if isinstance(update, JobStep))
+        psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_FSIZE, (0, -1))  # a full disk
+        with pytest.raises(StoreUnavailable, match=r"is being cancelled.*cancel it again"):
+            job.cancel()
+        with pytest.raises(JobCancelled):
+            job.result(30)
+        daemon.kill()
+        daemon.restart()
+        again = client.job(job.id)
+        again.cancel()
+        with pytest.raises(JobCancelled):
+            again.result(30)
