@@ -9,14 +9,24 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .door import Peer
 from .jobs import App
 
-__all__ = ["Apps"]
+__all__ = ["Apps", "Connection"]
 
 MAX_CONNECTIONS = 4096
 """Of which the names are known; an older one is greeted again under no name."""
+
+
+@dataclass(eq=False)
+class Connection:
+    """Who is behind a connection; to be held by whoever owes it an answer."""
+
+    app: App
+    gone: bool = False
+    """Whether the app is known to be gone. Not where only its name is not known any more."""
 
 
 class Apps:
@@ -24,33 +34,36 @@ class Apps:
 
     def __init__(self, on_gone: Callable[[bytes], None]) -> None:
         self._on_gone = on_gone
-        self._apps: dict[bytes, App] = {}
+        self._connections: dict[bytes, Connection] = {}
         self._watched: dict[int, int] = {}
         """The pidfd by pid."""
         self._loop = asyncio.get_running_loop()
 
-    def greet(self, peer: Peer, name: str) -> None:
-        """A connection has said its name."""
-        self._apps[peer.identity] = App(name, peer.uid, peer.pid)
+    def greet(self, peer: Peer, name: str) -> Connection:
+        """A connection has said its name, or another one."""
+        app = App(name, peer.uid, peer.pid)
+        known = self._connections.get(peer.identity)
+        if known is not None:
+            known.app = app
+            return known
+        connection = self._connections[peer.identity] = Connection(app)
         self._watch(peer.pid)
-        if len(self._apps) > MAX_CONNECTIONS:
-            del self._apps[next(iter(self._apps))]
+        if len(self._connections) > MAX_CONNECTIONS:
+            del self._connections[next(iter(self._connections))]
+        return connection
 
-    def behind(self, peer: Peer) -> App:
+    def behind(self, peer: Peer) -> Connection:
         """Who speaks; without a name where it has said none."""
-        if peer.identity not in self._apps:
-            self.greet(peer, "")
-        return self._apps[peer.identity]
-
-    def has(self, identity: bytes) -> bool:
-        """Whether the connection is known, and its app not known to be gone."""
-        return identity in self._apps
+        return self._connections.get(peer.identity) or self.greet(peer, "")
 
     def lose(self, identity: bytes) -> None:
         """The connection is gone."""
-        app = self._apps.pop(identity, None)
-        if app is not None and all(other.pid != app.pid for other in self._apps.values()):
-            self._unwatch(app.pid)
+        connection = self._connections.pop(identity, None)
+        if connection is not None:
+            connection.gone = True
+            pid = connection.app.pid
+            if all(other.app.pid != pid for other in self._connections.values()):
+                self._unwatch(pid)
         self._on_gone(identity)
 
     def close(self) -> None:
@@ -76,5 +89,5 @@ class Apps:
 
     def _died(self, pid: int) -> None:
         self._unwatch(pid)
-        for identity in [one for one, app in self._apps.items() if app.pid == pid]:
+        for identity in [one for one, other in self._connections.items() if other.app.pid == pid]:
             self.lose(identity)

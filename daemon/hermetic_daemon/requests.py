@@ -1,6 +1,7 @@
 """What apps ask, one method per request: checks that they may, answers, and turns it into events.
 
-An error of any kind costs the one who asked an answer in words and changes nothing.
+An error of any kind costs the one who asked an answer in words and changes nothing; but a cancel is
+carried out also where it cannot be written down.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from .admission import (
     check_terms,
     complete,
 )
-from .apps import Apps
+from .apps import Apps, Connection
 from .catalog import Catalog
 from .config import DaemonSection
 from .dispatcher import Dispatcher
 from .door import Door, Peer
 from .followers import Followers
-from .jobs import Job
+from .jobs import App, Job
 from .ledger import Ledger
 from .overview import Overview
 
@@ -50,11 +51,18 @@ class _Asked:
 
 
 @dataclass(frozen=True)
+class _Follower(_Asked):
+    """A request for news of a job."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True)
 class _Coming:
     """A job that is being written down, and who waits for that."""
 
     job: Job
-    askers: list[_Asked]
+    followers: list[_Follower]
 
 
 class Requests:
@@ -139,8 +147,7 @@ class Requests:
         faults.reach("submit.decoded")
         check_job_id(request.job_id)
         check_terms(request)
-        self._apps.behind(peer)
-        asked = _Asked(peer, request.seq)
+        asked = _Follower(peer, request.seq, self._apps.behind(peer))
         if self._joins(asked, request.job_id):
             return
         if request.job_id in self._ledger.jobs:
@@ -148,7 +155,7 @@ class Requests:
             self._take_hold(asked, known)
             self._tell_state(asked, known)
             return
-        job = self._admitted(peer, request)
+        job = self._admitted(asked.connection.app, request)
         self._being_accepted[job.id] = _Coming(job, [asked])
         self._room.take(job.app.share)
         faults.reach("submit.admitted")
@@ -159,10 +166,9 @@ class Requests:
             meanwhile=lambda: self._hand_over(job),
         )
 
-    def _admitted(self, peer: Peer, request: messages.Submit) -> Job:
+    def _admitted(self, app: App, request: messages.Submit) -> Job:
         """The job, if it can be right and there is room for it."""
         self._require_serving()
-        app = self._apps.behind(peer)
         self._room.require(app.share)
         now = time.time()
         return Job(
@@ -196,7 +202,7 @@ class Requests:
     def _written(self, job: Job, error: errors.HermeticError | None) -> None:
         """The job is the daemon's own, or could not be written down."""
         handed_over = job.id in self._ledger.jobs
-        waiting = self._being_accepted.pop(job.id).askers
+        waiting = self._being_accepted.pop(job.id).followers
         if error is not None:
             for asked in waiting:
                 self._door.reject(asked.peer.identity, asked.seq, error)
@@ -221,8 +227,7 @@ class Requests:
 
     def _follow(self, peer: Peer, request: messages.Follow) -> None:
         check_preview_seconds(request.preview_seconds)
-        self._apps.behind(peer)
-        asked = _Asked(peer, request.seq)
+        asked = _Follower(peer, request.seq, self._apps.behind(peer))
         if self._joins(asked, request.job_id):
             return
         job = self._find(request.job_id)
@@ -232,12 +237,12 @@ class Requests:
             job.preview_seconds = min(wanted, job.preview_seconds or wanted)
         self._tell_state(asked, job)
 
-    def _joins(self, asked: _Asked, job_id: str) -> bool:
+    def _joins(self, asked: _Follower, job_id: str) -> bool:
         """Whether the job is just being written down; then the asker hears with the others."""
         coming = self._being_accepted.get(job_id)
         if coming is None:
             return False
-        coming.askers.append(asked)
+        coming.followers.append(asked)
         return True
 
     def _find(self, job_id: str) -> Job:
@@ -251,7 +256,7 @@ class Requests:
         if not job.ended:
             self._followers.tell_state(job, asked.peer.identity, self._overview.queued(job))
 
-    def _take_hold(self, asked: _Asked, job: Job) -> None:
+    def _take_hold(self, asked: _Follower, job: Job) -> None:
         """Answer Accepted; from now on the asker hears of the job, or hears its end again."""
         identity = asked.peer.identity
         _permit(asked.peer, job, "follow")
@@ -263,7 +268,7 @@ class Requests:
         self._door.send(identity, messages.Accepted(seq=asked.seq, job_id=job.id, state=job.state))
         if job.ended:
             self._ledger.tell_end(job, identity)
-        elif self._apps.has(identity):  # else it has gone while the job was written down
+        elif not asked.connection.gone:  # as it may while the job is written down
             self._followers.add(job, identity)
 
     def _watch(self, peer: Peer, request: messages.Watch) -> None:

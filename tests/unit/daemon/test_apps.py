@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from hermetic_daemon.apps import Apps
 from hermetic_daemon.door import Peer
 from support.clock import eventually, settle, timed
@@ -36,11 +38,11 @@ def test_a_process_that_is_killed_takes_all_its_connections_along() -> None:
         with sleeper() as process:
             apps.greet(Peer(b"one", 0, process.pid), "app")
             apps.greet(Peer(b"two", 0, process.pid), "app")
-            apps.greet(Peer(b"other", 0, os.getpid()), "app")
+            other = apps.greet(Peer(b"other", 0, os.getpid()), "app")
             process.kill()
             await eventually(lambda: len(gone) == 2)
         assert sorted(gone) == [b"one", b"two"]
-        assert apps.has(b"other")
+        assert not other.gone
 
     play(scene)
 
@@ -77,10 +79,10 @@ def test_a_process_that_nobody_knows_is_not_taken_for_gone() -> None:
         with sleeper() as process:
             pid = process.pid
             process.kill()
-        apps.greet(Peer(b"one", 0, pid), "app")
+        one = apps.greet(Peer(b"one", 0, pid), "app")
         await settle()
         assert not gone
-        assert apps.has(b"one")
+        assert not one.gone
 
     play(scene)
 
@@ -88,8 +90,37 @@ def test_a_process_that_nobody_knows_is_not_taken_for_gone() -> None:
 def test_who_submits_before_saying_hello_has_no_name_and_is_looked_after_all_the_same() -> None:
     async def scene(apps: Apps, gone: list[bytes]) -> None:
         with sleeper() as process:
-            assert apps.behind(Peer(b"one", 7, process.pid)).share == f"7/pid {process.pid}"
+            one = apps.behind(Peer(b"one", 7, process.pid))
+            assert one.app.share == f"7/pid {process.pid}"
             process.kill()
             await eventually(lambda: gone == [b"one"])
+            assert one.gone
+
+    play(scene)
+
+
+def test_a_connection_whose_name_is_forgotten_is_not_taken_for_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job of it may just be being written down, and it waits to hear of that."""
+    monkeypatch.setattr("hermetic_daemon.apps.MAX_CONNECTIONS", 2)
+
+    async def scene(apps: Apps, gone: list[bytes]) -> None:
+        names = (b"one", b"two", b"three")
+        one, *_ = (apps.greet(Peer(name, 7, os.getpid()), "app") for name in names)
+        assert not one.gone
+        assert apps.behind(Peer(b"one", 7, os.getpid())).app.name == "", "it is forgotten"
+        assert not gone
+
+    play(scene)
+
+
+def test_a_second_hello_is_of_the_same_connection() -> None:
+    async def scene(apps: Apps, gone: list[bytes]) -> None:
+        one = apps.behind(Peer(b"one", 7, os.getpid()))
+        assert apps.greet(Peer(b"one", 7, os.getpid()), "app") is one
+        assert one.app.share == "7/app"
+        apps.lose(b"one")
+        assert one.gone
 
     play(scene)
