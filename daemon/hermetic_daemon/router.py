@@ -29,8 +29,37 @@ _READABLE = int(zmq.POLLIN)
 _EVENTS = int(zmq.EVENTS)
 _LARGE = 1 << 16
 """Bytes from which a frame is rather shared than copied."""
-MAX_WAITING = 10_000
-"""Messages kept for a peer that does not read; past that it counts as lost."""
+MAX_WAITING_BYTES = 1 << 30
+"""Of all that is kept for a peer that does not read: the ends of 340 jobs with an image of 1024 x
+1024 each, or news of a million. Past that it counts as lost, though its connection may live: nobody
+tells it so, and it hears of its jobs when it follows them again."""
+_MESSAGE_BYTES = 512
+"""What a message takes beside its frames."""
+
+
+class _Backlog:
+    """What a peer has not read yet, in its order."""
+
+    def __init__(self) -> None:
+        self._messages: collections.deque[list[Frame | zmq.Frame]] = collections.deque()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def first(self) -> list[Frame | zmq.Frame]:
+        """The message whose turn it is."""
+        return self._messages[0]
+
+    def add(self, message: list[Frame | zmq.Frame]) -> None:
+        """Behind all others."""
+        self._messages.append(message)
+        self.bytes += _bytes_of(message)
+
+    def remove_first(self) -> None:
+        """It is sent."""
+        self.bytes -= _bytes_of(self._messages.popleft())
 
 
 class Router:
@@ -45,7 +74,7 @@ class Router:
     ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost
-        self._waiting: dict[bytes, collections.deque[list[Frame | zmq.Frame]]] = {}
+        self._waiting: dict[bytes, _Backlog] = {}
         self._loop = asyncio.get_running_loop()
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -66,16 +95,21 @@ class Router:
         """Send now, or as soon as the peer reads again. A peer that is gone is reported lost."""
         message = list(frames)
         if peer in self._waiting:
-            self._waiting[peer].append(message)
-            if len(self._waiting[peer]) > MAX_WAITING:
-                self._lose(peer)
+            self._keep(peer, message)
             return
         try:
             self._try(peer, message)
         except zmq.Again:
-            self._waiting[peer] = collections.deque([message])
+            self._waiting[peer] = _Backlog()
+            self._keep(peer, message)
             self._loop.call_later(RETRY_SECONDS, self._retry, peer)
         except zmq.ZMQError:
+            self._lose(peer)
+
+    def _keep(self, peer: bytes, message: list[Frame | zmq.Frame]) -> None:
+        backlog = self._waiting[peer]
+        backlog.add(message)
+        if backlog.bytes > MAX_WAITING_BYTES:
             self._lose(peer)
 
     def is_slow(self, peer: bytes) -> bool:
@@ -98,8 +132,8 @@ class Router:
         waiting = self._waiting.get(peer)
         try:
             while waiting:
-                self._try(peer, waiting[0])
-                waiting.popleft()
+                self._try(peer, waiting.first)
+                waiting.remove_first()
         except zmq.Again:
             self._loop.call_later(RETRY_SECONDS, self._retry, peer)
         except zmq.ZMQError:
@@ -138,3 +172,11 @@ def _is_small(frame: Frame | zmq.Frame) -> bool:
     if isinstance(frame, bytes):
         return len(frame) < _LARGE
     return not isinstance(frame, zmq.Frame) and memoryview(frame).nbytes < _LARGE
+
+
+def _bytes_of(message: list[Frame | zmq.Frame]) -> int:
+    sizes = (
+        len(frame) if isinstance(frame, zmq.Frame) else memoryview(frame).nbytes
+        for frame in message
+    )
+    return _MESSAGE_BYTES + sum(sizes)
