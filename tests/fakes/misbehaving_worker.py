@@ -17,6 +17,7 @@ standard error before it comes ("misfortune: crash_at_step"), so that a test can
     garbled         sends bytes that are no message, then goes on
     stale_epoch     sends Loading, Step and Done of the epoch before its own, then goes on
     out_of_memory   raises what torch raises on CUDA, unless the profile is `low_memory`
+    lose_device     raises what torch raises on CUDA when the device is of no use any more
 
 The first step is 1, and the misfortune comes before it is told. `when_ready` is a moment after
 the worker has turned idle; `after_done` a moment after a Done with images, before the next job.
@@ -112,6 +113,7 @@ MISFORTUNES: dict[str, frozenset[str]] = {
     "garbled": _ANYWHERE,
     "stale_epoch": _ANYWHERE - {STARTING},
     "out_of_memory": frozenset({LOADING, RUNNING}),
+    "lose_device": frozenset({LOADING, RUNNING}),
 }
 """The states that each can come in: the flag is `f"{misfortune}_{PLACES[state]}"`."""
 FLAGS: dict[str, frozenset[str]] = {
@@ -386,6 +388,10 @@ def _run_out_of_memory(chaos: Chaos) -> NoReturn:
     raise OutOfMemoryError(_SHORTAGE)
 
 
+def _lose_device(chaos: Chaos) -> NoReturn:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 _ACTS: dict[str, Callable[[Chaos], None]] = {
     "crash": lambda chaos: _end(signal.SIGSEGV),
     "exit": _exit,
@@ -399,6 +405,7 @@ _ACTS: dict[str, Callable[[Chaos], None]] = {
     "garbled": _send_garbage,
     "stale_epoch": _send_stale,
     "out_of_memory": _run_out_of_memory,
+    "lose_device": _lose_device,
 }
 CHAOS = Chaos()
 

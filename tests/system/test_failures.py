@@ -62,6 +62,7 @@ def row_of(client: Client, job_id: str) -> JobRow:
         ("hang_at_step", "next step"),
         ("hold_gil_at_step", "next step"),
         ("stop_at_step", "next step"),
+        ("lose_device_at_step", "lost its device"),
     ],
 )
 def test_a_worker_ends_or_hangs_and_the_job_is_told_and_tried_once_more(
@@ -112,6 +113,15 @@ def test_a_job_that_ends_a_second_worker_is_quarantined_also_after_a_restart() -
         with pytest.raises(Quarantined):
             client.generate("poison", model="fragile", job_id=job.id)
         assert row_of(client, job.id).attempts == 2
+
+
+def test_a_device_that_is_lost_in_every_load_costs_the_job_that_caused_them() -> None:
+    config = QUICKLY + model("fragile", lose_device_in_load=True)
+    with chaos(config) as daemon, daemon.client() as client:
+        with pytest.raises(Quarantined) as quarantined:
+            client.generate("a", model="fragile")
+        assert (quarantined.value.report or "").count("illegal memory access") >= 2
+        assert client.generate("a", model="echo").images
 
 
 def test_a_worker_death_before_a_restart_counts_after_it() -> None:

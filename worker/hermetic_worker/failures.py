@@ -1,6 +1,7 @@
 """The one seam at which what a pipeline raised becomes an error of the wire.
 
-Knows torch's memory errors by name and text, so that it never has to import torch.
+Knows torch's memory errors by name and text, so that it never has to import torch. An error after
+which the process cannot use its device any more is the worker's death, and told as that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hermetic_wire.errors import (
     HermeticError,
     LoadFailed,
     OutOfMemory,
+    WorkerDied,
 )
 
 __all__ = ["is_shortage", "of_job", "of_load"]
@@ -30,6 +32,31 @@ _DEVICE_WORDS = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """Of torch's own allocator, and of those that take memory past it."""
+_LOST_WORDS = (
+    "an illegal memory access was encountered",
+    "an illegal instruction was encountered",
+    "unspecified launch failure",
+    "the launch timed out and was terminated",
+    "device-side assert triggered",
+    "misaligned address",
+    "invalid program counter",
+    "operation not supported on global/shared address space",
+    "hardware stack error",
+    "uncorrectable ECC error encountered",
+    "uncorrectable NVLink error detected",
+    "CUDA error: unknown error",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "no CUDA-capable device is detected",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_MAPPING_ERROR",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_MAPPING_ERROR",
+)
+"""Of errors that leave a process "in an inconsistent state" in which "any further CUDA work will
+return the same error" (CUDA Runtime API, cudaError_t), and of cuBLAS and cuDNN when they meet one.
+Others, such as an invalid argument, are the call's own."""
 _CPU_ASKED = re.compile(r"(?:you tried to allocate|unable to mmap) (\d+) bytes")
 _CUDA_ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
 _CUDA_TOTAL = re.compile(r"total capacity of ([\d.]+ \w+)")
@@ -68,6 +95,8 @@ def _translated(
     if shortage is not None:
         return OutOfMemory(f"{what}: {shortage}", report=report)
     found = "".join(traceback.format_exception_only(error)).strip()
+    if any(one in str(error) for one in _LOST_WORDS):
+        return WorkerDied(f"{what}, and lost its device: {found}.", report=report)
     return kind(f"{what}: {found}. {then}", report=report)
 
 

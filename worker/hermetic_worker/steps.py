@@ -20,8 +20,8 @@ from .channel import Link
 __all__ = ["PACE_SECONDS", "Steps"]
 
 PACE_SECONDS = 0.05
-"""Twenty a second are as many as an eye can use. Each wakes the daemon and the app, and on a CPU takes
-them a core that the model computes on."""
+"""Twenty a second are as many as an eye can use. Each wakes the daemon and the app, which on a CPU
+takes a core that the model computes on."""
 
 
 class Steps:

@@ -8,7 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hermetic_wire.errors import GenerationFailed, InvalidParameter, LoadFailed, OutOfMemory
+from hermetic_wire.errors import (
+    GenerationFailed,
+    InvalidParameter,
+    LoadFailed,
+    OutOfMemory,
+    WorkerDied,
+)
 from hermetic_worker import failures, libraries
 
 CUDA = (
@@ -90,9 +96,39 @@ def test_a_device_that_cannot_be_asked_any_more(monkeypatch: pytest.MonkeyPatch)
     assert "an unknown amount free of an unknown amount in total" in told.message
 
 
-def test_a_device_error_of_another_kind_is_no_shortage() -> None:
-    error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    assert type(failures.of_job(raised(error), "m")) is GenerationFailed
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+    ],
+)
+def test_a_lost_device_is_the_workers_death_and_neither_the_jobs_nor_the_models_fault(
+    text: str,
+) -> None:
+    for told in (
+        failures.of_job(raised(RuntimeError(text)), "m"),
+        failures.of_load(raised(RuntimeError(text)), "m"),
+    ):
+        assert type(told) is WorkerDied
+        assert "lost its device" in told.message
+        assert told.report is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: invalid argument",
+        "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`",
+        "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)",
+    ],
+)
+def test_an_error_that_leaves_the_device_as_it_was_is_the_jobs(text: str) -> None:
+    assert type(failures.of_job(raised(RuntimeError(text)), "m")) is GenerationFailed
 
 
 @pytest.mark.parametrize(
