@@ -84,7 +84,8 @@ class ExitStatus:
     peak_bytes: int
     """The most memory it ever had resident."""
     oom_kills: int = 0
-    """How many processes of this machine the OOM killer has ended during its life."""
+    """How many processes of this machine the OOM killer has ended since its memory was last looked
+    at: in its whole life there may have been others."""
 
     @property
     def words(self) -> str:
@@ -230,6 +231,8 @@ class ChildProcess:
         """Resident bytes, now and at most; zeros once the process is gone."""
         try:
             resident: int = psutil.Process(self.pid).memory_info().rss
+            if resident:  # a zombie has none: how it came to that is to be told
+                self._oom_kills_before = _oom_kills()
             return resident, _high_water_mark(self.pid)
         except (psutil.Error, OSError):
             return 0, 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hermetic_daemon import process
 from hermetic_daemon.process import ChildProcess, ExitStatus, Grace
 from support.processes import gone, until
 
@@ -95,6 +96,21 @@ def test_somebody_elses_sigkill_is_told_from_ours() -> None:
 def test_the_oom_killer_is_told_from_somebodys_kill() -> None:
     exit = ExitStatus(-signal.SIGKILL, "itself", (), 0, oom_kills=1)
     assert "OOM killer was at work" in exit.words
+
+
+@pytest.mark.parametrize(("at_death", "words"), [(7, "sent by another"), (8, "OOM killer was at")])
+def test_only_what_the_oom_killer_did_since_the_last_look_is_told(
+    at_death: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a worker's life of days it may well have ended something else."""
+    counts = iter([5, 7, at_death])
+    monkeypatch.setattr(process, "_oom_kills", lambda: next(counts))
+
+    def look_and_kill(child: ChildProcess) -> None:
+        assert child.memory()[0] > 0
+        os.kill(child.pid, signal.SIGKILL)
+
+    assert words in asyncio.run(ended(BORN + WAIT, look_and_kill)).words
 
 
 def test_a_grandchild_that_holds_the_pipes_dies_with_the_group_and_blocks_nobody() -> None:
