@@ -30,8 +30,11 @@ _DEVICE_WORDS = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "NVML_SUCCESS == ",
 )
-"""Of torch's own allocator, and of those that take memory past it."""
+"""Of torch's own allocator, and of those that take memory past it. The last is the allocator's: it
+asks NVML who has the memory that it lacks, and trips over the answer (pytorch/pytorch#112377)."""
 _LOST_WORDS = (
     "an illegal memory access was encountered",
     "an illegal instruction was encountered",
