@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from hermetic_wire.errors import HermeticError, UnknownModel
 from hermetic_wire.generation import Load, Parameter, Priority, Task
 from hermetic_wire.messages import (
+    MAX_APP_NAME_BYTES,
     Accepted,
     Cancel,
     Done,
@@ -257,7 +258,8 @@ class AsyncClient:
             await self._close_watch(watch)
 
     async def cancel(self, job_id: str) -> str:
-        """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted."""
+        """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted, and
+        StoreUnavailable where it is being ended and a daemon that dies now would forget that."""
         return await self._do(Cancel(seq=self._core.number(), job_id=job_id))
 
     async def jobs(self) -> list[JobRow]:
@@ -364,4 +366,5 @@ class AsyncClient:
 
 
 def _program() -> str:
-    return Path(sys.argv[0]).name or "python"
+    name = Path(sys.argv[0]).name.encode(errors="replace")[:MAX_APP_NAME_BYTES]
+    return name.decode(errors="ignore") or "python"

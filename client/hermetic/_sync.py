@@ -261,7 +261,8 @@ class Client:
             self._loop.start(self._async._close_watch, watch)
 
     def cancel(self, job_id: str) -> str:
-        """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted."""
+        """Ends a job; returns what the daemon says. Raises UnknownJob or NotPermitted, and
+        StoreUnavailable where it is being ended and a daemon that dies now would forget that."""
         return self._loop.run(self._async.cancel, job_id)
 
     def jobs(self) -> list[JobRow]:

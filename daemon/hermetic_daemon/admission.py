@@ -15,7 +15,7 @@ import msgspec
 from hermetic_wire.codec import MAX_HEADER_BYTES, MAX_RAW_BYTES
 from hermetic_wire.errors import InvalidParameter, QueueFull
 from hermetic_wire.generation import Parameter, Task, TextToImage
-from hermetic_wire.messages import Submit
+from hermetic_wire.messages import MAX_APP_NAME_BYTES, Submit
 
 from .catalog import Model
 from .config import DaemonSection
@@ -42,8 +42,6 @@ MIN_PREVIEW_SECONDS = 0.01
 MAX_TASK_BYTES = MAX_HEADER_BYTES - (64 << 10)
 """As msgpack, with nothing left open. What goes with it to the worker and to the app (64 images'
 sizes and seeds, timings, the worker's versions) takes a tenth of what is left of a header."""
-MAX_APP_NAME_BYTES = 128
-"""In UTF-8. A thousand of them have to fit into one list of jobs, beside all else that is there."""
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

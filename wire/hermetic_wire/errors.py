@@ -324,14 +324,24 @@ def error_classes() -> dict[str, type[HermeticError]]:
 _BY_CODE = error_classes()
 
 
+MOST_WORDS = 4_000
+MOST_REPORT = 60_000
+"""Characters of a message and of a report: with four bytes each they fit into one header. What
+quotes its input, or a library's own words, can be of any length."""
+
+
 def to_body(error: HermeticError) -> ErrorBody:
-    """The error as the wire carries it."""
+    """The error as the wire carries it; words past all measure are cut off."""
     return ErrorBody(
         code=error.code,
-        message=error.message,
+        message=_shortened(error.message, MOST_WORDS),
         retry_after=error.retry_after,
-        report=error.report,
+        report=None if error.report is None else _shortened(error.report, MOST_REPORT),
     )
+
+
+def _shortened(words: str, most: int) -> str:
+    return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
 def from_body(body: ErrorBody) -> HermeticError:

@@ -18,6 +18,7 @@ from .generation import Image, JobState, Output, Parameter, Priority, Task, Work
 
 __all__ = [
     "JOB_UPDATES",
+    "MAX_APP_NAME_BYTES",
     "Accepted",
     "Bye",
     "Cancel",
@@ -72,6 +73,8 @@ WorkerState: TypeAlias = Literal[
 ]
 """`waiting` is no process: the model's last worker crashed, and another is not started yet."""
 OnDisconnect: TypeAlias = Literal["keep", "cancel"]
+MAX_APP_NAME_BYTES = 128
+"""In UTF-8. A thousand of them have to fit into one list of jobs, beside all else that is there."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from hermetic_daemon.admission import (
-    MAX_APP_NAME_BYTES,
     MAX_TASK_BYTES,
     Room,
     check_app_name,
@@ -23,7 +22,7 @@ from hermetic_daemon.dispatcher import Dispatcher
 from hermetic_daemon.events import PauseAsked, Submitted
 from hermetic_wire.errors import InvalidParameter, QueueFull
 from hermetic_wire.generation import Image, Load, Output, TextToImage, WorkerIdentity
-from hermetic_wire.messages import JobSucceeded, from_daemon
+from hermetic_wire.messages import MAX_APP_NAME_BYTES, JobSucceeded, from_daemon
 from hermetic_wire.worker import Run, to_worker
 
 from .conftest import MakeFolder

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hermetic_daemon.admission import MAX_APP_NAME_BYTES
 from hermetic_daemon.jobs import App, Excess, Job, Jobs
 from hermetic_daemon.overview import MAX_ROWS
 from hermetic_wire import messages
 from hermetic_wire.errors import GenerationFailed, UnknownJob
 from hermetic_wire.generation import Image, Output, TextToImage
+from hermetic_wire.messages import MAX_APP_NAME_BYTES
 
 PIXEL = 3
 """Bytes."""

@@ -9,13 +9,16 @@ import pytest
 
 from hermetic_wire import errors
 from hermetic_wire.errors import (
+    MOST_WORDS,
     ErrorBody,
     HermeticError,
     ResultTimeout,
+    UnknownJob,
     error_classes,
     from_body,
     to_body,
 )
+from hermetic_wire.messages import Rejected, from_daemon
 
 ALL = sorted(error_classes().values(), key=lambda kind: kind.__name__)
 
@@ -29,6 +32,17 @@ def test_every_error_survives_the_way(kind: type[HermeticError]) -> None:
     assert (str(back), back.message) == ("what to do", "what to do")
     assert (back.retry_after, back.report) == (2.5, "how it ended")
     assert to_body(back) == body
+
+
+@pytest.mark.parametrize("character", ["a", "\x00", "\N{SKULL}"])
+def test_an_error_of_any_length_is_told(character: str) -> None:
+    """An app that quotes a megabyte gets an answer, and no message that cannot be sent."""
+    endless = to_body(UnknownJob(character * 10**6, report=character * 10**6))
+    (header,) = from_daemon.encode(Rejected(seq=1, error=endless))
+    told, _ = from_daemon.decode([header])
+    assert isinstance(told, Rejected)
+    assert told.error == endless
+    assert endless.message == character * (MOST_WORDS - 3) + "..."
 
 
 def test_every_class_of_the_file_is_in_the_table_and_the_reverse() -> None:
