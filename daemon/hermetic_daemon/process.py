@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-__all__ = ["CENSUS", "Census", "ChildProcess", "ExitStatus", "Grace", "Pipes", "Rung"]
+__all__ = ["CENSUS", "Census", "ChildProcess", "ExitStatus", "Grace", "OomKiller", "Pipes", "Rung"]
 
 Rung: TypeAlias = Literal["itself", "message", "terminate", "kill"]
 """What ended a process: nobody, the polite message, SIGTERM, SIGKILL."""
@@ -31,6 +31,8 @@ STDERR_LINES = 30
 STDERR_LINE_BYTES = 2000
 ADOPTION_SECONDS = 0.002
 """Between two looks at a dead process that its forker has not left to us yet."""
+OOM_LOOK_SECONDS = 30.0
+"""Between two looks at what the OOM killer has done: it is named for a death of the next minute."""
 
 
 class Census:
@@ -83,9 +85,8 @@ class ExitStatus:
     """The last lines it wrote."""
     peak_bytes: int
     """The most memory it ever had resident."""
-    oom_kills: int = 0
-    """How many processes of this machine the OOM killer has ended since its memory was last looked
-    at: in its whole life there may have been others."""
+    oom_kills: int | None = None
+    """How many processes the OOM killer had ended lately: as `OomKiller` says it."""
 
     @property
     def words(self) -> str:
@@ -97,11 +98,38 @@ class ExitStatus:
         name = _name(number)
         if self.rung in ("terminate", "kill"):
             return f"Hermetic ended it with {name}"
-        if number == signal.SIGKILL and self.oom_kills:
-            return f"{name} ended it: the kernel's OOM killer was at work, the memory is used up"
-        if number == signal.SIGKILL:
-            return f"{name} ended it, sent by another process: the OOM killer was not at work"
-        return f"{name} ended it"
+        return f"{name} ended it{self._sender if number == signal.SIGKILL else ''}"
+
+    @property
+    def _sender(self) -> str:
+        """Who may have sent a SIGKILL that we did not: no signal says whose it is."""
+        if self.oom_kills is None:
+            return ": somebody sent it, or the kernel's OOM killer did"
+        if self.oom_kills:
+            return ": the kernel's OOM killer was at work in that minute, so memory may be used up"
+        return ": somebody sent it, and not the kernel's OOM killer"
+
+
+class OomKiller:
+    """How many processes the kernel's OOM killer has ended lately: among those of our own cgroup,
+    where the kernel tells that, else on the whole machine.
+
+    Lately is since the last look but one: the last may have come between a kill and the death,
+    which takes its time in a process that is inside a driver.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+        self._books = _oom_books(proc, cgroups)
+        self._before = self._last = _oom_kills(self._books)
+
+    def look(self) -> None:
+        """What happened before the last look has caused nothing from here on."""
+        self._before, self._last = self._last, _oom_kills(self._books)
+
+    def lately(self) -> int | None:
+        """None where the kernel does not count."""
+        now = _oom_kills(self._books)
+        return None if now is None or self._before is None else now - self._before
 
 
 class Pipes:
@@ -141,11 +169,12 @@ class ChildProcess:
         self._lifeline = lifeline
         self._on_exit = on_exit
         self._rung: Rung = "itself"
-        self._oom_kills_before = _oom_kills()
+        self._oom_killer = OomKiller()
         self._timer: asyncio.TimerHandle | None = None
         self._partial = b""
         self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
         self._loop = asyncio.get_running_loop()
+        self._next_look = self._loop.call_later(OOM_LOOK_SECONDS, self._look_at_oom_killer)
         self._loop.add_reader(self._pidfd, self._died)
         os.set_blocking(stderr, False)
         self._loop.add_reader(stderr, self._read_stderr)
@@ -231,11 +260,13 @@ class ChildProcess:
         """Resident bytes, now and at most; zeros once the process is gone."""
         try:
             resident: int = psutil.Process(self.pid).memory_info().rss
-            if resident:  # a zombie has none: how it came to that is to be told
-                self._oom_kills_before = _oom_kills()
             return resident, _high_water_mark(self.pid)
         except (psutil.Error, OSError):
             return 0, 0
+
+    def _look_at_oom_killer(self) -> None:
+        self._oom_killer.look()
+        self._next_look = self._loop.call_later(OOM_LOOK_SECONDS, self._look_at_oom_killer)
 
     def _terminate(self, grace: Grace) -> None:
         self._rung = "terminate"
@@ -255,6 +286,7 @@ class ChildProcess:
     def _died(self) -> None:
         """The leader is a zombie: end what is left of its group, then reap it."""
         self._loop.remove_reader(self._pidfd)
+        self._next_look.cancel()
         if self._timer is not None:
             self._timer.cancel()
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -273,7 +305,7 @@ class ChildProcess:
         self._close()
         peak_bytes = usage.ru_maxrss * 1024
         code = os.waitstatus_to_exitcode(status)
-        oom_kills = _oom_kills() - self._oom_kills_before
+        oom_kills = self._oom_killer.lately()
         self._on_exit(ExitStatus(code, self._rung, tuple(self._stderr), peak_bytes, oom_kills))
 
     def _close(self) -> None:
@@ -312,12 +344,24 @@ def _name(number: int) -> str:
     return signal.Signals(number).name if known else f"signal {number}"
 
 
-def _oom_kills() -> int:
-    """Of the whole machine, since it was booted: proc_vmstat; 0 where the kernel does not count."""
-    for line in Path("/proc/vmstat").read_text().splitlines():
-        if line.startswith("oom_kill "):
-            return int(line.split()[1])
-    return 0
+def _oom_books(proc: Path, cgroups: Path) -> Path:
+    """Of our own cgroup, in which our children are born (cgroup-v2, memory.events), or of the whole
+    machine (proc_vmstat)."""
+    with contextlib.suppress(OSError):
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            hierarchy, _, cgroup = line.partition("::/")
+            books = cgroups / cgroup / "memory.events"
+            if hierarchy == "0" and books.exists():
+                return books
+    return proc / "vmstat"
+
+
+def _oom_kills(books: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        for line in books.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
 
 
 def _spawn(argv: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hermetic_daemon import process
-from hermetic_daemon.process import ChildProcess, ExitStatus, Grace
+from hermetic_daemon.process import ChildProcess, ExitStatus, Grace, OomKiller
 from support.processes import gone, until
 
 PATIENT = Grace(message=30.0, terminate=30.0)
@@ -90,27 +91,97 @@ def test_who_stopped_itself_is_killed() -> None:
 def test_somebody_elses_sigkill_is_told_from_ours() -> None:
     exit = asyncio.run(ended(BORN + WAIT, lambda p: os.kill(p.pid, signal.SIGKILL)))
     assert exit.rung == "itself"
-    assert "another process" in exit.words
+    assert exit.words.startswith("SIGKILL ended it: somebody sent it")
 
 
-def test_the_oom_killer_is_told_from_somebodys_kill() -> None:
-    exit = ExitStatus(-signal.SIGKILL, "itself", (), 0, oom_kills=1)
-    assert "OOM killer was at work" in exit.words
+@pytest.mark.parametrize(
+    ("oom_kills", "words"),
+    [
+        (0, "somebody sent it, and not the kernel's OOM killer"),
+        (1, "OOM killer was at work"),
+        (None, "somebody sent it, or the kernel's OOM killer did"),
+    ],
+)
+def test_a_sigkill_is_told_with_no_more_than_is_known(oom_kills: int | None, words: str) -> None:
+    assert words in ExitStatus(-signal.SIGKILL, "itself", (), 0, oom_kills).words
+    assert "OOM" not in ExitStatus(-signal.SIGSEGV, "itself", (), 0, oom_kills).words
 
 
-@pytest.mark.parametrize(("at_death", "words"), [(7, "sent by another"), (8, "OOM killer was at")])
-def test_only_what_the_oom_killer_did_since_the_last_look_is_told(
-    at_death: int, words: str, monkeypatch: pytest.MonkeyPatch
+OWN = "user.slice/hermetic"
+
+
+def write_books(directory: Path, *, machine: int, own: int | None = None) -> None:
+    """What the kernel tells of its OOM killer, with a cgroup's own figures or without."""
+    (directory / "self").mkdir(exist_ok=True)
+    (directory / "self/cgroup").write_text(f"4:memory:/elsewhere\n0::/{OWN}\n")
+    (directory / "vmstat").write_text(f"pgfault 1\noom_kill {machine}\n")
+    if own is not None:
+        (directory / OWN).mkdir(parents=True, exist_ok=True)
+        (directory / OWN / "memory.events").write_text(f"oom 9\noom_kill {own}\n")
+
+
+def test_the_oom_killers_work_elsewhere_on_the_machine_is_none_of_ours(tmp_path: Path) -> None:
+    write_books(tmp_path, machine=3, own=3)
+    killer = OomKiller(tmp_path, tmp_path)
+    write_books(tmp_path, machine=5, own=4)
+    assert killer.lately() == 1
+
+
+def test_without_a_cgroups_own_figures_the_whole_machine_counts(tmp_path: Path) -> None:
+    write_books(tmp_path, machine=3)
+    killer = OomKiller(tmp_path, tmp_path)
+    write_books(tmp_path, machine=5)
+    assert killer.lately() == 2
+    (tmp_path / "vmstat").unlink()
+    assert killer.lately() is None
+
+
+def test_the_oom_killers_work_is_remembered_for_one_more_look(tmp_path: Path) -> None:
+    """Whoever it killed just before the last look may have died only now."""
+    write_books(tmp_path, machine=3)
+    killer = OomKiller(tmp_path, tmp_path)
+    write_books(tmp_path, machine=4)
+    killer.look()
+    assert killer.lately() == 1
+    killer.look()
+    assert killer.lately() == 0
+
+
+def test_the_oom_killer_is_named_for_a_death_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a worker's life of days it may well have ended something else."""
-    counts = iter([5, 7, at_death])
-    monkeypatch.setattr(process, "_oom_kills", lambda: next(counts))
+    write_books(tmp_path, machine=3)
+    monkeypatch.setattr(process, "OomKiller", lambda: OomKiller(tmp_path, tmp_path))
 
-    def look_and_kill(child: ChildProcess) -> None:
+    def end(child: ChildProcess) -> None:
+        write_books(tmp_path, machine=4)
         assert child.memory()[0] > 0
         os.kill(child.pid, signal.SIGKILL)
 
-    assert words in asyncio.run(ended(BORN + WAIT, look_and_kill)).words
+    assert "OOM killer was at work" in asyncio.run(ended(BORN + WAIT, end)).words
+
+
+def test_the_oom_killer_is_not_named_for_a_death_long_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is idle for days is looked at by nobody else."""
+    write_books(tmp_path, machine=3)
+    killer = OomKiller(tmp_path, tmp_path)
+    look, looks = killer.look, itertools.count(1)
+    monkeypatch.setattr(process, "OomKiller", lambda: killer)
+    monkeypatch.setattr(process, "OOM_LOOK_SECONDS", 0.001)
+
+    def end(child: ChildProcess) -> None:
+        write_books(tmp_path, machine=4)
+
+        def look_and_kill() -> None:
+            look()
+            if next(looks) == 2:
+                os.kill(child.pid, signal.SIGKILL)
+
+        monkeypatch.setattr(killer, "look", look_and_kill)
+
+    assert asyncio.run(ended(BORN + WAIT, end)).oom_kills == 0
 
 
 def test_a_grandchild_that_holds_the_pipes_dies_with_the_group_and_blocks_nobody() -> None:
