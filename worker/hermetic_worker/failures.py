@@ -1,7 +1,7 @@
 """The one seam at which what a pipeline raised becomes an error of the wire.
 
-Knows torch's memory errors by name and text, so that it never has to import torch. An error after
-which the process cannot use its device any more is the worker's death, and told as that.
+Knows torch's errors by name and text, so that it never has to import torch. An error after which
+the process cannot use its device any more is the worker's death, and told as that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 
 from hermetic_wire.errors import (
@@ -45,21 +46,26 @@ _LOST_WORDS = (
     "invalid program counter",
     "operation not supported on global/shared address space",
     "hardware stack error",
+    "tensor memory not completely freed",
     "uncorrectable ECC error encountered",
     "uncorrectable NVLink error detected",
+    "Invalid access of peer GPU memory over nvlink or a hardware error",
+    "CUDA error: context is destroyed",
     "CUDA error: unknown error",
+    "CUDA driver error: unknown error",
+    "GPU has fallen off the bus",
+    "GPU is lost",
     "CUDA-capable device(s) is/are busy or unavailable",
     "no CUDA-capable device is detected",
-    "CUBLAS_STATUS_EXECUTION_FAILED",
-    "CUBLAS_STATUS_INTERNAL_ERROR",
-    "CUBLAS_STATUS_MAPPING_ERROR",
-    "CUDNN_STATUS_EXECUTION_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR",
-    "CUDNN_STATUS_MAPPING_ERROR",
 )
 """Of errors that leave a process "in an inconsistent state" in which "any further CUDA work will
-return the same error" (CUDA Runtime API, cudaError_t), and of cuBLAS and cuDNN when they meet one.
-Others, such as an invalid argument, are the call's own."""
+return the same error" (CUDA Runtime API, cudaError_t). Others, such as an invalid argument, are the
+call's own."""
+_LOST_STATUS = re.compile(
+    r"CU(?:BLAS|DNN)_STATUS_(?:EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR\b)"
+)
+"""Of cuBLAS and cuDNN when they meet one. With a word behind it, such as COMPILATION_FAILED, an
+internal error is one of cuDNN alone."""
 _CPU_ASKED = re.compile(r"(?:you tried to allocate|unable to mmap) (\d+) bytes")
 _CUDA_ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
 _CUDA_TOTAL = re.compile(r"total capacity of ([\d.]+ \w+)")
@@ -92,20 +98,51 @@ def _translated(
     error: BaseException, kind: type[HermeticError], what: str, then: str
 ) -> HermeticError:
     report = _report(error)
-    if isinstance(error, HermeticError):
-        return type(error)(error.message, retry_after=error.retry_after, report=report)
-    shortage = _shortage(error)
+    shortage = None if isinstance(error, HermeticError) else _shortage(error)
     if shortage is not None:
         return OutOfMemory(f"{what}: {shortage}", report=report)
+    loss = _loss(error)
+    if loss is not None:
+        return WorkerDied(f"{what}: the worker lost its device: {loss}", report=report)
+    if isinstance(error, HermeticError):
+        return type(error)(error.message, retry_after=error.retry_after, report=report)
     found = "".join(traceback.format_exception_only(error)).strip()
-    if any(one in str(error) for one in _LOST_WORDS):
-        return WorkerDied(f"{what}, and lost its device: {found}.", report=report)
     return kind(f"{what}: {found}. {then}", report=report)
 
 
 def _report(error: BaseException) -> str:
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(lines[-REPORT_LINES:])
+
+
+def _loss(error: BaseException) -> str | None:
+    """What the driver said and what to do; None where the device is as good as before.
+
+    Whatever was raised of a loss, or while it was dealt with, brings no device back.
+    """
+    for one in _chain(error):
+        text = str(one)
+        if isinstance(one, RuntimeError) and _tells_of_a_loss(text):
+            return (
+                f"{type(one).__name__}: {text.splitlines()[0]}. Its process cannot use it any "
+                "more, so it is replaced. If that happens again, see what the driver has written to "
+                "the kernel's log (dmesg)."
+            )
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised of, and so on; also of one that was raised of itself."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in found:
+        found.append(one)
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _tells_of_a_loss(text: str) -> bool:
+    return any(one in text for one in _LOST_WORDS) or _LOST_STATUS.search(text) is not None
 
 
 def _shortage(error: BaseException) -> str | None:

@@ -12,6 +12,7 @@ from hermetic_wire.errors import (
     GenerationFailed,
     InvalidParameter,
     LoadFailed,
+    ModelInvalid,
     OutOfMemory,
     WorkerDied,
 )
@@ -107,6 +108,9 @@ def test_a_device_that_cannot_be_asked_any_more(monkeypatch: pytest.MonkeyPatch)
         "CUDA error: uncorrectable ECC error encountered",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb)`",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_CUDART",
+        "Triton Error [CUDA]: misaligned address",
+        "CUDA driver error: unknown error",
     ],
 )
 def test_a_lost_device_is_the_workers_death_and_neither_the_jobs_nor_the_models_fault(
@@ -117,20 +121,64 @@ def test_a_lost_device_is_the_workers_death_and_neither_the_jobs_nor_the_models_
         failures.of_load(raised(RuntimeError(text)), "m"),
     ):
         assert type(told) is WorkerDied
-        assert "lost its device" in told.message
+        assert f"lost its device: RuntimeError: {text.splitlines()[0]}. Its process" in told.message
         assert told.report is not None
 
 
+def test_a_lost_device_is_one_whatever_was_raised_of_it() -> None:
+    """The smoke check takes all that a pipeline raises for the model's fault."""
+
+    def lose() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def blame_the_model() -> None:
+        try:
+            lose()
+        except RuntimeError as error:
+            raise ModelInvalid(f"its first step raised: {error}") from error
+
+    def stumble_over_it() -> None:
+        try:
+            lose()
+        finally:
+            [].pop()
+
+    for end in (blame_the_model, stumble_over_it):
+        with pytest.raises((ModelInvalid, IndexError)) as caught:
+            end()
+        told = failures.of_load(caught.value, "m")
+        assert type(told) is WorkerDied
+        assert "RuntimeError: CUDA error: unspecified launch failure." in told.message
+
+
+def test_memory_that_runs_out_while_an_error_is_dealt_with_is_a_shortage() -> None:
+    """A library that lacks it for its quick way may say anything before the slow one is tried."""
+    error = RuntimeError(CUDA)
+    error.__context__ = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
+    assert type(failures.of_job(raised(error), "m")) is OutOfMemory
+
+
+def test_an_error_that_was_raised_of_itself_is_told() -> None:
+    error = RuntimeError("no such luck")
+    error.__cause__ = error
+    assert type(failures.of_job(raised(error), "m")) is GenerationFailed
+
+
 @pytest.mark.parametrize(
-    "text",
+    "error",
     [
-        "CUDA error: invalid argument",
-        "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`",
-        "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)",
+        RuntimeError(
+            "CUDA error: invalid argument\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side "
+            "assertions."
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)"),
+        ValueError("cannot draw 'a device-side assert triggered'"),
     ],
 )
-def test_an_error_that_leaves_the_device_as_it_was_is_the_jobs(text: str) -> None:
-    assert type(failures.of_job(raised(RuntimeError(text)), "m")) is GenerationFailed
+def test_an_error_that_leaves_the_device_as_it_was_is_the_jobs(error: Exception) -> None:
+    assert type(failures.of_job(raised(error), "m")) is GenerationFailed
 
 
 @pytest.mark.parametrize(
