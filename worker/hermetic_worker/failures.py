@@ -125,8 +125,8 @@ def _loss(error: BaseException) -> str | None:
         if isinstance(one, RuntimeError) and _tells_of_a_loss(text):
             return (
                 f"{type(one).__name__}: {text.splitlines()[0]}. Its process cannot use it any "
-                "more, so it is replaced. If that happens again, see what the driver has written to "
-                "the kernel's log (dmesg)."
+                "more, so it is replaced. If that happens again, see what the driver has written "
+                "to the kernel's log (dmesg)."
             )
     return None
 
