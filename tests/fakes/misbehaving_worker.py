@@ -152,10 +152,18 @@ _SHORTAGE = (
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.68 GiB of "
     "which 1.25 GiB is free."
 )
+_LOSS = (
+    "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be "
+    "asynchronously reported at some other API call, so the stacktrace below might be incorrect."
+)
 
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch's own, by which it is known."""
+
+
+class AcceleratorError(RuntimeError):
+    """Named as torch's own, which is known by its text."""
 
 
 class Chaos:
@@ -389,7 +397,7 @@ def _run_out_of_memory(chaos: Chaos) -> NoReturn:
 
 
 def _lose_device(chaos: Chaos) -> NoReturn:
-    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    raise AcceleratorError(_LOSS)
 
 
 _ACTS: dict[str, Callable[[Chaos], None]] = {

@@ -367,3 +367,28 @@ def test_a_hung_load_is_retried_and_then_quarantined() -> None:
         with pytest.raises(Quarantined, match="load"):
             client.generate("a", model="stuck")
         assert client.generate("next", model="echo").images
+
+
+def test_a_job_that_loses_a_second_device_is_quarantined() -> None:
+    config = QUICKLY + model("fragile", lose_device_at_step=2)
+    with chaos(config) as daemon, daemon.client() as client:
+        job = client.submit("a", model="fragile", steps=4)
+        (told,) = [update for update in job if isinstance(update, JobRetrying)]
+        assert "lost its device" in told.error.message
+        with pytest.raises(Quarantined) as quarantined:
+            job.result(30)
+        assert (quarantined.value.report or "").count("AcceleratorError: CUDA error") >= 2
+        assert row_of(client, job.id).attempts == 2
+
+
+def test_a_device_that_is_lost_in_a_load_costs_no_job_that_waits_for_the_model(
+    tmp_path: Path,
+) -> None:
+    config = QUICKLY + model("fragile", lose_device_in_load=True, **once(tmp_path))
+    with chaos(config) as daemon, daemon.client() as client:
+        client.pause()
+        jobs = [client.submit("a", model="fragile") for _ in range(3)]
+        client.resume()
+        told = [update for update in jobs[0] if isinstance(update, JobRetrying)]
+        assert len(told) == 1
+        assert all(job.result(30).images for job in jobs)

@@ -226,6 +226,21 @@ def test_its_shortage_of_memory_is_taken_for_one(
     assert short.error.code == "out_of_memory"
 
 
+def test_its_lost_device_is_taken_for_the_death_of_a_worker(
+    start: Start, daemon_end: DaemonEnd, echo_task: MakeTask
+) -> None:
+    start(lose_device_at_step=2)
+    lead_to("running", daemon_end, echo_task(steps=2))
+    failed = all_until(daemon_end, Failed)[-1]
+    start(lose_device_in_load=True)
+    lead_to("loading", daemon_end, echo_task())
+    unloaded = all_until(daemon_end, LoadFailed)[-1]
+    for told in (failed, unloaded):
+        assert isinstance(told, Failed | LoadFailed)
+        assert told.error.code == "worker_died"
+        assert "illegal memory access was encountered. Its process" in told.error.message
+
+
 @pytest.mark.parametrize(
     ("flag", "end"), [("out_of_memory_at_step", Done), ("out_of_memory_always", Failed)]
 )
