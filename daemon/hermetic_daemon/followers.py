@@ -80,8 +80,14 @@ class Followers:
         if isinstance(update, messages.JobRunning):
             self._beginnings.put(job, update)
         else:
-            self._beginnings.tell_now(job.id)
-            self._tell(job, update, raw)
+            self.publish_surely(job, update, raw)
+
+    def publish_surely(
+        self, job: Job, update: messages.JobUpdate, raw: Sequence[Frame] = ()
+    ) -> None:
+        """The same of what must be heard before the end, which may be on its way to the disk."""
+        self._beginnings.tell_now(job.id)
+        self._tell(job, update, raw)
 
     def _tell(self, job: Job, update: messages.JobUpdate, raw: Sequence[Frame] = ()) -> None:
         heard = [] if isinstance(update, messages.JobPreview) else self._seeing(job)

@@ -112,8 +112,8 @@ class Ledger:
         )
 
         def tell(_: HermeticError | None) -> None:
-            if not job.ended:  # else the disk was very slow
-                self._followers.publish(job, retrying)
+            if job.accepted and not job.ended:  # it may be over again, where the disk was slow
+                self._followers.publish_surely(job, retrying)
 
         self._store.requeue(job.id, to_body(error), death=death, then=tell if death else None)
         if not death:

@@ -23,7 +23,7 @@ from hermetic import (
     StoreUnavailable,
     UnknownJob,
 )
-from hermetic_wire.messages import JobRetrying, JobRow, JobRunning, JobStep
+from hermetic_wire.messages import JobRetrying, JobRow, JobStep
 from support.daemon import RunningDaemon
 from support.processes import until
 
@@ -75,9 +75,8 @@ def test_a_worker_ends_or_hangs_and_the_job_is_told_and_tried_once_more(
         (told,) = [update for update in seen if isinstance(update, JobRetrying)]
         assert words in told.error.message
         assert told.error.report
-        first, second = [update.epoch for update in seen if isinstance(update, JobRunning)]
-        assert second > first
         result = job.result(30)
+        assert result.worker.epoch > 1, "by another worker"
         assert result.pixels == client.generate("a", model="echo", steps=4, seed=5).pixels
         assert row_of(client, job.id).attempts == 2
 
