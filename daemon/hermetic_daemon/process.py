@@ -20,7 +20,9 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-__all__ = ["CENSUS", "Census", "ChildProcess", "ExitStatus", "Grace", "OomKiller", "Pipes", "Rung"]
+from .oom_killer import OomKiller
+
+__all__ = ["CENSUS", "Census", "ChildProcess", "ExitStatus", "Grace", "Pipes", "Rung"]
 
 Rung: TypeAlias = Literal["itself", "message", "terminate", "kill"]
 """What ended a process: nobody, the polite message, SIGTERM, SIGKILL."""
@@ -108,28 +110,6 @@ class ExitStatus:
         if self.oom_kills:
             return ": the kernel's OOM killer was at work in that minute, so memory may be used up"
         return ": somebody sent it, and not the kernel's OOM killer"
-
-
-class OomKiller:
-    """How many processes the kernel's OOM killer has ended lately: among those of our own cgroup,
-    where the kernel tells that, else on the whole machine.
-
-    Lately is since the last look but one: the last may have come between a kill and the death,
-    which takes its time in a process that is inside a driver.
-    """
-
-    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
-        self._books = _oom_books(proc, cgroups)
-        self._before = self._last = _oom_kills(self._books)
-
-    def look(self) -> None:
-        """What happened before the last look has caused nothing from here on."""
-        self._before, self._last = self._last, _oom_kills(self._books)
-
-    def lately(self) -> int | None:
-        """None where the kernel does not count."""
-        now = _oom_kills(self._books)
-        return None if now is None or self._before is None else now - self._before
 
 
 class Pipes:
@@ -342,26 +322,6 @@ class ChildProcess:
 def _name(number: int) -> str:
     known = number in set(signal.Signals)
     return signal.Signals(number).name if known else f"signal {number}"
-
-
-def _oom_books(proc: Path, cgroups: Path) -> Path:
-    """Of our own cgroup, in which our children are born (cgroup-v2, memory.events), or of the whole
-    machine (proc_vmstat)."""
-    with contextlib.suppress(OSError):
-        for line in (proc / "self/cgroup").read_text().splitlines():
-            hierarchy, _, cgroup = line.partition("::/")
-            books = cgroups / cgroup / "memory.events"
-            if hierarchy == "0" and books.exists():
-                return books
-    return proc / "vmstat"
-
-
-def _oom_kills(books: Path) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in books.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return None
 
 
 def _spawn(argv: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> int:

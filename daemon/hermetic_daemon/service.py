@@ -36,10 +36,11 @@ from .ledger import Ledger
 from .memory import Memory
 from .overview import Overview
 from .records import Measured, Recovered
+from .reports import Completed, Preview, Report
 from .requests import Requests
 from .store import Store
 from .strays import Strays
-from .supervisor import Completed, Preview, Report, Supervisor
+from .supervisor import Supervisor
 from .template import Template
 
 __all__ = ["Service"]

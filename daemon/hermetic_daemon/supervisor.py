@@ -12,9 +12,8 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 import msgspec
 import zmq
@@ -22,7 +21,7 @@ import zmq
 from hermetic_wire import PROTOCOL, errors
 from hermetic_wire import worker as wire
 from hermetic_wire.codec import Frame
-from hermetic_wire.generation import Image, Output, Task, WorkerIdentity
+from hermetic_wire.generation import Output, Task, WorkerIdentity
 from hermetic_wire.messages import WorkerRow
 
 from . import events, faults
@@ -33,36 +32,14 @@ from .life import Life
 from .memory import Memory
 from .process import ExitStatus, Grace
 from .releases import Releases
+from .reports import Completed, Preview, Report
 from .router import Router
 from .starter import Starter
 from .template import Template
 
-__all__ = ["Completed", "Preview", "Report", "Supervisor"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Completed:
-    """The pixels of a job, sent just before its Finished event."""
-
-    job_id: str
-    output: Output
-    worker: WorkerIdentity
-    pixels: list[Frame]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """How a job's image looks by now."""
-
-    job_id: str
-    step: int
-    image: Image
-    pixels: list[Frame]
-
-
-Report: TypeAlias = wire.Loading | wire.Step | Preview | Completed
 
 
 class Supervisor:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import zmq
 
-from hermetic_daemon import events, process, supervisor
+from hermetic_daemon import events, process, reports, supervisor
 from hermetic_daemon.config import WorkerSection
 from hermetic_daemon.memory import Memory
 from hermetic_daemon.process import ChildProcess, ExitStatus, Grace
@@ -134,7 +134,7 @@ class Stage:
         self.template, self.memory = TemplateDouble(), MemoryDouble()
         self.processes: dict[int, ProcessDouble] = {}
         """By epoch, markers included."""
-        self.reports: list[supervisor.Report] = []
+        self.reports: list[reports.Report] = []
         self._all_events: list[events.Event] = []
         self._pids = itertools.count(4242)
         monkeypatch.setattr(process.ChildProcess, "start", self._start)

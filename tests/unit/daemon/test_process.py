@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from hermetic_daemon import process
-from hermetic_daemon.process import ChildProcess, ExitStatus, Grace, OomKiller
+from hermetic_daemon.oom_killer import OomKiller
+from hermetic_daemon.process import ChildProcess, ExitStatus, Grace
 from support.processes import gone, until
 
 PATIENT = Grace(message=30.0, terminate=30.0)
