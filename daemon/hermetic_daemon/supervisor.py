@@ -181,13 +181,9 @@ class Supervisor:
             return
         logger.info("epoch %d ends: %s", epoch, why)
         worker.ended_at = time.monotonic()
-        if politely and worker.process is not None and worker.peer is not None:
-            worker.state = "ending"
-            grace = Grace(self._config.quit_seconds, self._config.terminate_seconds)
-            worker.process.end(grace, ask=lambda: self._tell(worker, wire.Quit()))
-            self._expect_end(worker, grace)
-        else:
-            self._end_process(worker, politely)
+        listens = politely and worker.peer is not None
+        ask = (lambda: self._tell(worker, wire.Quit())) if listens else None
+        self._end_process(worker, politely, ask)
 
     # Deadlines.
 
@@ -207,18 +203,20 @@ class Supervisor:
             self._starter.give_up(worker)
         self._end_process(worker, politely=False)
 
-    def _end_process(self, worker: Life, politely: bool) -> None:
+    def _end_process(
+        self, worker: Life, politely: bool, ask: Callable[[], None] | None = None
+    ) -> None:
         """From here on nothing it says counts: it could not keep a promise to run another job."""
         worker.state = "ending"
         if worker.process is None:  # who is to fork it still has until it should have said Hello
             self._starter.withdraw(worker)
             return
-        grace = Grace(0.0, self._config.terminate_seconds if politely else 0.0)
-        worker.process.end(grace if politely else None)
-        self._expect_end(worker, grace)
-
-    def _expect_end(self, worker: Life, grace: Grace) -> None:
-        """SIGKILL ends every process but one that hangs in the kernel, as in a device's driver."""
+        grace = Grace(
+            message=self._config.quit_seconds if ask else 0.0,
+            terminate=self._config.terminate_seconds if politely else 0.0,
+        )
+        worker.process.end(grace if politely else None, ask)
+        # SIGKILL ends every process but one that hangs in the kernel, as in a device's driver.
         seconds = grace.message + grace.terminate + self._config.release_seconds
         worker.patience.set(self._loop.time() + seconds, lambda: self._despair(worker))
 
@@ -297,7 +295,8 @@ class Supervisor:
     def _hear(self, worker: Life, message: wire.FromWorker, raw: list[Frame]) -> None:
         match message:
             case wire.Loading() | wire.Ready() | wire.LoadFailed() if worker.state != "loading":
-                logger.warning("dropped %s: %d loads nothing", type(message).__name__, worker.epoch)
+                kind = type(message).__name__
+                logger.warning("dropped %s of epoch %d, which loads nothing", kind, worker.epoch)
             case wire.Prepared():
                 worker.timings["prepare"] = sum(message.timings.values())
                 if worker.state == "starting":
