@@ -282,6 +282,8 @@ class ChildProcess:
             return
         CENSUS.remove(self.pid)
         self._read_stderr()
+        if self._partial:  # its last words, without an end of the line or, as yet, of the pipe
+            self._note(self._partial)
         self._close()
         peak_bytes = usage.ru_maxrss * 1024
         code = os.waitstatus_to_exitcode(status)
@@ -314,9 +316,12 @@ class ChildProcess:
         if len(self._partial) > STDERR_LINE_BYTES or not data:
             lines, self._partial = [*lines, self._partial], b""
         for line in filter(None, lines):
-            text = line[:STDERR_LINE_BYTES].decode(errors="replace")
-            self._stderr.append(text)
-            logger.debug("worker %d: %s", self.pid, text)
+            self._note(line)
+
+    def _note(self, line: bytes) -> None:
+        text = line[:STDERR_LINE_BYTES].decode(errors="replace")
+        self._stderr.append(text)
+        logger.debug("worker %d: %s", self.pid, text)
 
 
 def _name(number: int) -> str:

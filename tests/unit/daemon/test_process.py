@@ -196,6 +196,20 @@ def test_a_grandchild_that_holds_the_pipes_dies_with_the_group_and_blocks_nobody
     until(lambda: gone(int(grandchild)), 10, "the grandchild is gone")
 
 
+def test_last_words_without_an_end_are_kept_while_somebody_else_holds_the_pipe() -> None:
+    """Of another session, so it outlives the group: no end of the pipe can be waited for."""
+    left = (
+        "import os, sys, time\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n    os.setsid()\n    time.sleep(60)\n"
+        "while os.getsid(pid) != pid: time.sleep(0.001)\n"
+        "sys.stderr.write(f'left {pid}')\n"
+    )
+    (words,) = asyncio.run(ended(left)).stderr
+    assert words.startswith("left ")
+    os.kill(int(words.split()[1]), signal.SIGKILL)
+
+
 def test_a_flood_of_stderr_keeps_the_last_lines_only() -> None:
     program = "import sys\nfor i in range(20000): sys.stderr.write(f'line {i} ' + 'x' * 50 + '\\n')"
     exit = asyncio.run(ended(program))
