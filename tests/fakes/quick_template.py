@@ -98,13 +98,22 @@ def _fork(
     request: ForkRequest,
     descriptors: list[int],
 ) -> None:
-    """By a middleman whose end leaves the child to the daemon."""
+    """By a middleman whose end leaves the child to the daemon.
+
+    As the real one it tells of a child that has a session of its own: the end of this group, which
+    may come at any moment, would take along one that has not.
+    """
     middleman = os.fork()
     if middleman == 0:
+        settled, settling = os.pipe()
         child = os.fork()
         if child == 0:
+            os.setsid()
+            os.close(settling)
             control.close()
             _be_child(flags.child, request, *descriptors)
+        os.close(settling)
+        os.read(settled, 1)
         if not flags.untold:
             epoch = request.epoch + 1000 if flags.stranger else request.epoch
             (packet,) = from_template.encode(Forked(epoch=epoch, pid=child))
@@ -119,7 +128,6 @@ def _fork(
 
 
 def _be_child(how: str, request: ForkRequest, stdin: int, stderr: int) -> NoReturn:
-    os.setsid()
     os.dup2(stdin, _STDIN)
     os.dup2(stderr, _STDERR)
     os.close(stdin)
